@@ -1,0 +1,41 @@
+// The real ModelRunner: a decoder model on a backend, with its paged KV cache.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/model/model_config.h"
+#include "engine/model/model_runner.h"
+#include "engine/weights/weight_source.h"
+#include "kernels/backend.h"
+
+namespace nibble {
+
+struct RunnerOptions {
+  int32_t max_context = 0;            // 0: the model's own
+  int64_t kv_cache_bytes = 256 << 20; // RESOURCE_EXHAUSTED when it cannot hold one sequence of max_context tokens
+  int32_t block_size = 32;            // tokens; a power of two, 8 to 256
+  int32_t max_batch_tokens = 512;
+  int32_t max_sequences = 64;
+};
+
+struct RunnerBytes {
+  int64_t weights = 0;
+  int64_t kv_cache = 0;
+  int64_t workspace = 0;
+};
+
+class DeviceRunner : public ModelRunner {
+ public:
+  // Loads, converts and packs every weight (one at a time: memory never holds two copies of the model), allocates
+  // cache and workspace. `progress` (may be null) hears bytes done and total. `backend` must outlive the runner.
+  static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(Backend& backend, const ModelConfig& config,
+                                                              const WeightSource& weights,
+                                                              const RunnerOptions& options,
+                                                              std::function<void(int64_t, int64_t)> progress);
+  virtual RunnerBytes bytes() const = 0;
+};
+
+}  // namespace nibble
