@@ -60,7 +60,8 @@ enum class RopeLayout : uint8_t {
   kHalf,         // (i, i + rotary_dim / 2): Qwen2, and Hugging Face's Llama
 };
 
-// One layer of the paged cache: k, v [num_blocks, num_kv_heads, block_size, head_dim].
+// One layer of the paged cache: k, v [num_blocks, num_kv_heads, block_size * head_dim]. How a block holds its block_size
+// tokens of one head is the backend's own (the CPU's keeps k transposed); only whole blocks may be copied.
 // Slot s is token s % block_size of block s / block_size.
 struct KvLayer {
   void* k = nullptr;

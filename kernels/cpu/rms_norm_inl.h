@@ -1,0 +1,42 @@
+// Root mean square normalization (arXiv 1910.07467) and the gated activation SiLU(gate) * up (arXiv 2002.05202).
+#pragma once
+
+#include <cstdint>
+
+namespace nibble::cpu {
+namespace {
+
+template <class V>
+void RmsNorm(const float* x, float* residual, const float* weight, float epsilon, int32_t n,
+             float* out) {
+  using Reg = typename V::Reg;
+  Reg squares = V::Zero();
+  for (int32_t i = 0; i < n; i += V::kWidth) {
+    Reg value = V::LoadPartial(x + i, n - i);
+    if (residual != nullptr) {
+      value = V::Add(V::LoadPartial(residual + i, n - i), value);
+      V::StorePartial(residual + i, value, n - i);
+    }
+    squares = V::Fma(value, value, squares);
+  }
+  const float mean = V::ReduceAdd(squares) / static_cast<float>(n);
+  const Reg scale = V::Set1(1.0f / __builtin_sqrtf(mean + epsilon));
+  const float* source = residual != nullptr ? residual : x;
+  for (int32_t i = 0; i < n; i += V::kWidth) {
+    const Reg value = V::Mul(V::LoadPartial(source + i, n - i), scale);
+    V::StorePartial(out + i, V::Mul(value, V::LoadPartial(weight + i, n - i)), n - i);
+  }
+}
+
+template <class V>
+void Gated(const float* gate, const float* up, int32_t n, float* out) {
+  using Reg = typename V::Reg;
+  for (int32_t i = 0; i < n; i += V::kWidth) {
+    const Reg g = V::LoadPartial(gate + i, n - i);
+    const Reg silu = V::Div(g, V::Add(V::Set1(1.0f), V::Exp(V::Sub(V::Zero(), g))));
+    V::StorePartial(out + i, V::Mul(silu, V::LoadPartial(up + i, n - i)), n - i);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cpu

@@ -1,0 +1,17 @@
+// Compiled with -mavx2 -mfma -mf16c.
+#include "kernels/cpu/attention_inl.h"
+#include "kernels/cpu/rms_norm_inl.h"
+#include "kernels/cpu/rope_inl.h"
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/sample_inl.h"
+#include "kernels/cpu/simd_avx2.h"
+
+namespace nibble::cpu {
+
+const RowKernels kAvx2RowKernels = {
+    RmsNorm<Avx2Vec>,   Gated<Avx2Vec>,  RopeStore<Avx2Vec>,   AttendSplit<Avx2Vec>,
+    FoldSplit<Avx2Vec>, MaxOf<Avx2Vec>,  Find<Avx2Vec>,        FindGreater<Avx2Vec>,
+    Softmax<Avx2Vec>,
+};
+
+}  // namespace nibble::cpu
