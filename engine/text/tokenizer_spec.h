@@ -31,6 +31,7 @@ struct TokenizerSpec {
   int32_t bos_id = -1;                // -1: none
   int32_t eos_id = -1;
   int32_t eot_id = -1;
+  int32_t eom_id = -1;
   int32_t unk_id = -1;
   int32_t pad_id = -1;
   bool add_bos = false;

@@ -1,7 +1,14 @@
-// A GGUF v2/v3 file, mapped read-only and checked completely before anything is believed: every length, count, offset
-// and type. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here asserts on file content;
-// errors are DATA_LOSS (corrupt), UNIMPLEMENTED (a type or version we do not read) or NOT_FOUND, and say subject, found
-// and needed. Immutable after Open and safe to share.
+// A GGUF v2/v3 file, mapped read-only and checked completely before anything is believed: every
+// length, count, offset and type. Format:
+// https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here asserts on file content;
+// errors are DATA_LOSS (corrupt), UNIMPLEMENTED (a type or version we do not read),
+// INVALID_ARGUMENT (a directory, not a file), NOT_FOUND or PERMISSION_DENIED, and say subject,
+// found and needed. Immutable after Open and safe to share.
+//
+// Memory: the mapping, plus about 200 bytes a key and a tensor (both counts are bounded); arrays
+// stay in the mapping until a getter copies them. The mapping is the file: one that is truncated or
+// rewritten in place while it is open ends the process with SIGBUS or changes weights under the
+// model. Replace model files by rename, never in place.
 #pragma once
 
 #include <cstdint>
@@ -38,10 +45,10 @@ enum class GgmlType : int32_t {
 };
 
 struct GgmlTypeInfo {
-  absl::string_view name;    // "Q4_1"
+  std::string name;  // "Q4_1"
   int32_t block_elements = 0;
-  int32_t block_bytes = 0;   // 0: not a type (removed or unknown)
-  bool readable = false;     // this program dequantizes it
+  int32_t block_bytes = 0;  // 0: not a type (removed or unknown)
+  bool readable = false;    // this program dequantizes it
 };
 // Total over all int32: unknown ids give name "type 99", block_bytes 0.
 GgmlTypeInfo TypeInfo(int32_t ggml_type);
@@ -65,23 +72,27 @@ class GgufFile {
   GgufFile& operator=(GgufFile&&) noexcept;
   ~GgufFile();
 
-  const std::string& name() const;      // the path, for messages
+  const std::string& name() const;  // the path, for messages
   uint32_t version() const;
   int64_t size_bytes() const;
   absl::Span<const GgufTensor> tensors() const;
-  const GgufTensor* Find(absl::string_view tensor_name) const;        // null: absent
-  absl::Span<const uint8_t> Data(const GgufTensor& tensor) const;     // size_bytes of it, in the mapping
+  const GgufTensor* Find(absl::string_view tensor_name) const;  // null: absent
+  absl::Span<const uint8_t> Data(
+      const GgufTensor& tensor) const;  // size_bytes of it, in the mapping
 
-  // Metadata. NOT_FOUND when the key is absent, DATA_LOSS "found type X, needed Y" when it is of another type.
+  // Metadata. NOT_FOUND when the key is absent, DATA_LOSS "found type X, needed Y" when it is of
+  // another type.
   std::vector<std::string> Keys() const;
   bool Has(absl::string_view key) const;
-  absl::StatusOr<int64_t> GetInt(absl::string_view key) const;        // any integer type; u64 above 2^63 is DATA_LOSS
-  absl::StatusOr<double> GetFloat(absl::string_view key) const;       // f32 or f64
+  absl::StatusOr<int64_t> GetInt(
+      absl::string_view key) const;  // any integer type; u64 above 2^63 is DATA_LOSS
+  absl::StatusOr<double> GetFloat(absl::string_view key) const;  // f32 or f64
   absl::StatusOr<bool> GetBool(absl::string_view key) const;
   absl::StatusOr<std::string> GetString(absl::string_view key) const;
-  absl::StatusOr<std::vector<std::string>> GetStrings(absl::string_view key) const;  // array of string
-  absl::StatusOr<std::vector<float>> GetFloats(absl::string_view key) const;         // array of f32
-  absl::StatusOr<std::vector<int32_t>> GetInts(absl::string_view key) const;         // array of i32 or u32
+  absl::StatusOr<std::vector<std::string>> GetStrings(
+      absl::string_view key) const;                                           // array of string
+  absl::StatusOr<std::vector<float>> GetFloats(absl::string_view key) const;  // array of f32
+  absl::StatusOr<std::vector<int32_t>> GetInts(absl::string_view key) const;  // array of i32 or u32
   // One line for people: "u32 8192", "string \"llama\"", "array of string, 49152".
   std::string Describe(absl::string_view key) const;
 

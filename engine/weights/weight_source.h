@@ -1,5 +1,6 @@
-// A checkpoint as the model wants it: named matrices in canonical formats, named vectors in f32. One implementation a
-// file format (GGUF now), so that the model and the quantizer never learn about files.
+// A checkpoint as the model wants it: named matrices in canonical formats, named vectors in f32.
+// One implementation a file format (GGUF now), so that the model and the quantizer never learn
+// about files.
 #pragma once
 
 #include <cstdint>
@@ -20,20 +21,22 @@ struct TensorReport {
   std::string file_type;       // "Q6_K"
   std::vector<int64_t> shape;  // [out, in]
   int64_t file_bytes = 0;
-  std::string canonical;       // "int8 g16", "" when unreadable
-  int64_t canonical_bytes = 0; // as a backend will hold it, scales as f16 where exact
-  bool converted = false;      // wider than in the file: no kernel of its own
+  std::string canonical;        // "int8 g16", "" when unreadable
+  int64_t canonical_bytes = 0;  // as a backend will hold it, scales as f16 where exact
+  bool converted = false;       // wider than in the file: no kernel of its own
 };
 
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual bool Has(absl::string_view name) const = 0;
-  // Matrix `name`, which must be [rows, cols]. NOT_FOUND, or INVALID_ARGUMENT "found [..], needed [..]"; DATA_LOSS for
-  // a NaN or infinite scale. Reads each byte once.
-  virtual absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows, int32_t cols) const = 0;
+  // Matrix `name`, which must be [rows, cols]. NOT_FOUND, or INVALID_ARGUMENT "found [..], needed
+  // [..]"; DATA_LOSS for a NaN or infinite scale. Reads each byte once.
+  virtual absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
+                                                   int32_t cols) const = 0;
   // Vector `name` of n elements, dequantized to f32.
-  virtual absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name, int32_t n) const = 0;
+  virtual absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name,
+                                                        int32_t n) const = 0;
   virtual std::vector<TensorReport> Report() const = 0;
 };
 

@@ -1,0 +1,229 @@
+#include "engine/weights/canonical.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/weights/ggml_types.h"
+#include "kernels/check.h"
+
+namespace nibble {
+namespace {
+
+using quant::Format;
+using quant::Matrix;
+
+// Where one block's codes, scales and offsets go.
+struct Place {
+  uint8_t* codes = nullptr;
+  float* scales = nullptr;
+  float* offsets = nullptr;
+};
+
+// Files pair element j with j + distance in a byte; canonical pairs 2i with 2i + 1.
+void PairNibbles(const uint8_t* qs, int shift, int n, uint8_t* codes) {
+  for (int i = 0; i < n / 2; ++i) {
+    const int even = qs[2 * i] >> shift & 15;
+    const int odd = qs[2 * i + 1] >> shift & 15;
+    codes[i] = static_cast<uint8_t>(even | odd << 4);
+  }
+}
+
+void PlaceQ4_0(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  *to.offsets = -8.0f * *to.scales;
+  PairNibbles(block + 2, 0, 16, to.codes);
+  PairNibbles(block + 2, 4, 16, to.codes + 8);
+}
+
+void PlaceQ4_1(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  *to.offsets = LoadF16(block + 2);
+  PairNibbles(block + 4, 0, 16, to.codes);
+  PairNibbles(block + 4, 4, 16, to.codes + 8);
+}
+
+// Q5_0 stores q - 16, Q5_1 q itself.
+void PlaceFiveBits(const uint8_t* qs, uint32_t high, int bias, uint8_t* codes) {
+  for (int j = 0; j < 16; ++j) {
+    codes[j] = static_cast<uint8_t>((qs[j] & 15) + static_cast<int>((high >> j & 1) << 4) - bias);
+    codes[j + 16] =
+        static_cast<uint8_t>((qs[j] >> 4) + static_cast<int>((high >> (j + 16) & 1) << 4) - bias);
+  }
+}
+
+void PlaceQ5_0(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  PlaceFiveBits(block + 6, LoadU32(block + 2), 16, to.codes);
+}
+
+void PlaceQ5_1(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  *to.offsets = LoadF16(block + 2);
+  PlaceFiveBits(block + 8, LoadU32(block + 4), 0, to.codes);
+}
+
+void PlaceQ8_0(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  std::memcpy(to.codes, block + 2, 32);
+}
+
+void PlaceSubScales(const uint8_t* block, const Place& to) {
+  const float d = LoadF16(block);
+  const float dmin = LoadF16(block + 2);
+  for (int sub = 0; sub < 8; ++sub) {
+    const SixBitPair pair = UnpackSixBitPair(block + 4, sub);
+    to.scales[sub] = d * static_cast<float>(pair.scale);
+    to.offsets[sub] = -(dmin * static_cast<float>(pair.min));
+  }
+}
+
+void PlaceQ4_K(const uint8_t* block, const Place& to) {
+  PlaceSubScales(block, to);
+  for (int sub = 0; sub < 8; ++sub) {
+    PairNibbles(block + 16 + (sub / 2) * 32, 4 * (sub % 2), 32, to.codes + sub * 16);
+  }
+}
+
+void PlaceQ5_K(const uint8_t* block, const Place& to) {
+  PlaceSubScales(block, to);
+  const uint8_t* high = block + 16;
+  for (int sub = 0; sub < 8; ++sub) {
+    const uint8_t* qs = block + 48 + (sub / 2) * 32;
+    for (int l = 0; l < 32; ++l) {
+      const int low = qs[l] >> (4 * (sub % 2)) & 15;
+      to.codes[sub * 32 + l] = static_cast<uint8_t>(low + ((high[l] >> sub & 1) << 4));
+    }
+  }
+}
+
+void PlaceQ6_K(const uint8_t* block, const Place& to) {
+  const float d = LoadF16(block + 208);
+  for (int g = 0; g < 16; ++g) {
+    to.scales[g] = d * static_cast<float>(static_cast<int8_t>(block[192 + g]));
+  }
+  for (int n = 0; n < 256; ++n) {  // element n is in half n / 128, row (n / 32) % 4 of it
+    const int half = n / 128, row = n / 32 % 4, l = n % 32;
+    const int low = block[half * 64 + (row % 2) * 32 + l] >> (4 * (row / 2)) & 15;
+    const int high = block[128 + half * 32 + l] >> (2 * row) & 3;
+    to.codes[n] = static_cast<uint8_t>((low | high << 4) - 32);
+  }
+}
+
+void PlaceBlock(GgmlType type, const uint8_t* block, const Place& to) {
+  switch (type) {
+    case GgmlType::kQ4_0:
+      return PlaceQ4_0(block, to);
+    case GgmlType::kQ4_1:
+      return PlaceQ4_1(block, to);
+    case GgmlType::kQ5_0:
+      return PlaceQ5_0(block, to);
+    case GgmlType::kQ5_1:
+      return PlaceQ5_1(block, to);
+    case GgmlType::kQ8_0:
+      return PlaceQ8_0(block, to);
+    case GgmlType::kQ4_K:
+      return PlaceQ4_K(block, to);
+    case GgmlType::kQ5_K:
+      return PlaceQ5_K(block, to);
+    case GgmlType::kQ6_K:
+      return PlaceQ6_K(block, to);
+    default:
+      NIBBLE_CHECK(!"a quantized type");
+  }
+}
+
+void PlaceAll(GgmlType type, absl::Span<const uint8_t> bytes, const CanonicalForm& form,
+              Matrix& matrix) {
+  const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
+  const int64_t num_elements = int64_t{matrix.rows} * matrix.cols;
+  const int64_t codes_a_block =
+      form.format == Format::kInt4Affine ? info.block_elements / 2 : info.block_elements;
+  const int64_t groups_a_block = info.block_elements / form.group;
+  matrix.codes.resize(num_elements / info.block_elements * codes_a_block);
+  matrix.scales.resize(num_elements / form.group);
+  if (form.offsets) matrix.offsets.resize(num_elements / form.group);
+  for (int64_t b = 0; b < num_elements / info.block_elements; ++b) {
+    PlaceBlock(type, bytes.data() + b * info.block_bytes,
+               {.codes = matrix.codes.data() + b * codes_a_block,
+                .scales = matrix.scales.data() + b * groups_a_block,
+                .offsets = form.offsets ? matrix.offsets.data() + b * groups_a_block : nullptr});
+  }
+}
+
+}  // namespace
+
+std::optional<CanonicalForm> CanonicalFormOf(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return CanonicalForm{.format = Format::kF32};
+    case GgmlType::kF16:
+      return CanonicalForm{.format = Format::kF32, .wider = true};
+    case GgmlType::kBF16:
+      return CanonicalForm{.format = Format::kBf16};
+    case GgmlType::kQ4_0:
+    case GgmlType::kQ4_1:
+      return CanonicalForm{
+          .format = Format::kInt4Affine, .group = 32, .offsets = true, .f16_scales = true};
+    case GgmlType::kQ4_K:
+      return CanonicalForm{.format = Format::kInt4Affine, .group = 32, .offsets = true};
+    case GgmlType::kQ5_0:
+      return CanonicalForm{.format = Format::kInt8, .group = 32, .f16_scales = true, .wider = true};
+    case GgmlType::kQ5_1:
+      return CanonicalForm{
+          .format = Format::kInt8, .group = 32, .offsets = true, .f16_scales = true, .wider = true};
+    case GgmlType::kQ8_0:
+      return CanonicalForm{.format = Format::kInt8, .group = 32, .f16_scales = true};
+    case GgmlType::kQ5_K:
+      return CanonicalForm{.format = Format::kInt8, .group = 32, .offsets = true, .wider = true};
+    case GgmlType::kQ6_K:
+      return CanonicalForm{.format = Format::kInt8, .group = 16, .wider = true};
+    default:
+      return std::nullopt;
+  }
+}
+
+std::string CanonicalName(const CanonicalForm& form) {
+  const absl::string_view name = quant::FormatName(form.format);
+  return form.group == 0 ? std::string(name) : absl::StrCat(name, " g", form.group);
+}
+
+int64_t CanonicalBytes(const CanonicalForm& form, int64_t num_elements) {
+  switch (form.format) {
+    case Format::kF32:
+      return num_elements * 4;
+    case Format::kBf16:
+      return num_elements * 2;
+    default:
+      break;
+  }
+  const int64_t codes = form.format == Format::kInt4Affine ? num_elements / 2 : num_elements;
+  const int64_t scale_bytes = (form.f16_scales ? 2 : 4) * (form.offsets ? 2 : 1);
+  return codes + num_elements / form.group * scale_bytes;
+}
+
+absl::StatusOr<Matrix> ToCanonical(GgmlType type, absl::Span<const uint8_t> bytes, int32_t rows,
+                                   int32_t cols) {
+  const std::optional<CanonicalForm> form = CanonicalFormOf(type);
+  NIBBLE_CHECK(form.has_value());
+  NIBBLE_RETURN_IF_ERROR(CheckFinite(type, bytes));
+  Matrix matrix;
+  matrix.format = form->format;
+  matrix.rows = rows;
+  matrix.cols = cols;
+  matrix.group = form->group;
+  if (form->group != 0) {
+    PlaceAll(type, bytes, *form, matrix);
+  } else if (form->wider) {  // F16
+    const int64_t n = int64_t{rows} * cols;
+    std::vector<float> values(n);
+    DequantizeBlocks(type, bytes, n, values.data());
+    matrix.codes.resize(n * sizeof(float));
+    std::memcpy(matrix.codes.data(), values.data(), matrix.codes.size());
+  } else {
+    matrix.codes.assign(bytes.begin(), bytes.end());
+  }
+  return matrix;
+}
+
+}  // namespace nibble

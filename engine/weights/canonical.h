@@ -1,0 +1,49 @@
+// From a GGUF tensor's blocks to a canonical matrix. Codes are moved, scales multiplied out; values
+// stay the same.
+//
+//   file type          canonical       scale, offset of a group
+//   Q4_0               int4-affine g32 d, -8 d
+//   Q4_1               int4-affine g32 d, m
+//   Q4_K               int4-affine g32 d * sc, -(dmin * m)
+//   Q5_0, Q8_0         int8 g32        d
+//   Q5_1               int8 g32        d, m
+//   Q5_K               int8 g32        d * sc, -(dmin * m)
+//   Q6_K               int8 g16        d * sc
+//   F16                f32             (not every f16 is a bf16)
+//   BF16, F32          the same
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/weights/gguf_file.h"
+#include "kernels/quant/matrix.h"
+
+namespace nibble {
+
+struct CanonicalForm {
+  quant::Format format = quant::Format::kF32;
+  int32_t group = 0;  // 0: no scales
+  bool offsets = false;
+  bool f16_scales = false;  // every scale and offset is one by construction
+  bool wider = false;  // codes are wider than in the file: there is no kernel for the file's own
+};
+
+// Absent for types that are not readable.
+std::optional<CanonicalForm> CanonicalFormOf(GgmlType type);
+
+std::string CanonicalName(const CanonicalForm& form);  // "int8 g16", "f32"
+
+// Bytes of codes, scales and offsets on a device: scales are 2 bytes where f16 holds them, else 4.
+int64_t CanonicalBytes(const CanonicalForm& form, int64_t num_elements);
+
+// The matrix [rows, cols] whose blocks are `bytes`. DATA_LOSS as CheckFinite. About 1 ns an
+// element; takes memory for the matrix only. REQUIRES a readable type and `bytes` of exactly that
+// many elements.
+absl::StatusOr<quant::Matrix> ToCanonical(GgmlType type, absl::Span<const uint8_t> bytes,
+                                          int32_t rows, int32_t cols);
+
+}  // namespace nibble

@@ -1,0 +1,249 @@
+#include "engine/weights/ggml_types.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/half.h"
+
+namespace nibble {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "GGUF is read in place");
+
+struct TypeRow {
+  int32_t id;
+  const char* name;
+  int32_t block_elements;
+  int32_t block_bytes;
+  bool readable;
+};
+
+// Ids 4, 5, 31-33 and 36-38 were removed from the format.
+constexpr TypeRow kTypes[] = {
+    {0, "F32", 1, 4, true},          {1, "F16", 1, 2, true},
+    {2, "Q4_0", 32, 18, true},       {3, "Q4_1", 32, 20, true},
+    {6, "Q5_0", 32, 22, true},       {7, "Q5_1", 32, 24, true},
+    {8, "Q8_0", 32, 34, true},       {9, "Q8_1", 32, 36, false},
+    {10, "Q2_K", 256, 84, false},    {11, "Q3_K", 256, 110, false},
+    {12, "Q4_K", 256, 144, true},    {13, "Q5_K", 256, 176, true},
+    {14, "Q6_K", 256, 210, true},    {15, "Q8_K", 256, 292, false},
+    {16, "IQ2_XXS", 256, 66, false}, {17, "IQ2_XS", 256, 74, false},
+    {18, "IQ3_XXS", 256, 98, false}, {19, "IQ1_S", 256, 50, false},
+    {20, "IQ4_NL", 32, 18, false},   {21, "IQ3_S", 256, 110, false},
+    {22, "IQ2_S", 256, 82, false},   {23, "IQ4_XS", 256, 136, false},
+    {24, "I8", 1, 1, false},         {25, "I16", 1, 2, false},
+    {26, "I32", 1, 4, false},        {27, "I64", 1, 8, false},
+    {28, "F64", 1, 8, false},        {29, "IQ1_M", 256, 56, false},
+    {30, "BF16", 1, 2, true},        {34, "TQ1_0", 256, 54, false},
+    {35, "TQ2_0", 256, 66, false},   {39, "MXFP4", 32, 17, false},
+    {40, "NVFP4", 64, 36, false},    {41, "Q1_0", 128, 18, false},
+    {42, "Q2_0", 64, 18, false},
+};
+
+uint16_t LoadU16(const uint8_t* bytes) {
+  uint16_t value;
+  std::memcpy(&value, bytes, sizeof(value));
+  return value;
+}
+
+float LoadF32(const uint8_t* bytes) { return std::bit_cast<float>(LoadU32(bytes)); }
+
+// Element j < 16 is the low nibble of byte j, element j + 16 its high nibble.
+uint8_t Nibble32(const uint8_t* qs, int j) { return j < 16 ? qs[j] & 15 : qs[j - 16] >> 4; }
+
+void BlockQ4_0(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(Nibble32(block + 2, j) - 8) * d;
+}
+
+void BlockQ4_1(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  const float m = LoadF16(block + 2);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(Nibble32(block + 4, j)) * d + m;
+}
+
+int FiveBits(const uint8_t* qs, uint32_t high, int j) {
+  return Nibble32(qs, j) | static_cast<int>((high >> j & 1u) << 4);
+}
+
+void BlockQ5_0(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  const uint32_t high = LoadU32(block + 2);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(FiveBits(block + 6, high, j) - 16) * d;
+}
+
+void BlockQ5_1(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  const float m = LoadF16(block + 2);
+  const uint32_t high = LoadU32(block + 4);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(FiveBits(block + 8, high, j)) * d + m;
+}
+
+void BlockQ8_0(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(block[2 + j])) * d;
+}
+
+// f16 d; f16 dmin; u8 scales[12]; u8 qs[128]: 64 elements share 32 bytes, low nibbles first.
+void BlockQ4_K(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  const float dmin = LoadF16(block + 2);
+  const uint8_t* qs = block + 16;
+  for (int sub = 0; sub < 8; ++sub) {
+    const SixBitPair pair = UnpackSixBitPair(block + 4, sub);
+    const float scale = d * static_cast<float>(pair.scale);
+    const float min = dmin * static_cast<float>(pair.min);
+    for (int l = 0; l < 32; ++l) {
+      const int q = qs[(sub / 2) * 32 + l] >> (4 * (sub % 2)) & 15;
+      out[sub * 32 + l] = scale * static_cast<float>(q) - min;
+    }
+  }
+}
+
+// As Q4_K with u8 qh[32] before qs: bit `sub` of qh[l] is the fifth bit.
+void BlockQ5_K(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  const float dmin = LoadF16(block + 2);
+  const uint8_t* qh = block + 16;
+  const uint8_t* qs = block + 48;
+  for (int sub = 0; sub < 8; ++sub) {
+    const SixBitPair pair = UnpackSixBitPair(block + 4, sub);
+    const float scale = d * static_cast<float>(pair.scale);
+    const float min = dmin * static_cast<float>(pair.min);
+    for (int l = 0; l < 32; ++l) {
+      const int low = qs[(sub / 2) * 32 + l] >> (4 * (sub % 2)) & 15;
+      const int q = low + ((qh[l] >> sub & 1) << 4);
+      out[sub * 32 + l] = scale * static_cast<float>(q) - min;
+    }
+  }
+}
+
+// u8 ql[128]; u8 qh[64]; i8 scales[16]; f16 d: two halves of 128 elements, each four rows of 32.
+void BlockQ6_K(const uint8_t* block, float* out) {
+  const float d = LoadF16(block + 208);
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* ql = block + half * 64;
+    const uint8_t* qh = block + 128 + half * 32;
+    const uint8_t* scales = block + 192 + half * 8;
+    for (int row = 0; row < 4; ++row) {
+      for (int l = 0; l < 32; ++l) {
+        const int low = ql[(row % 2) * 32 + l] >> (4 * (row / 2)) & 15;
+        const int q = (low | (qh[l] >> (2 * row) & 3) << 4) - 32;
+        const auto scale = static_cast<int8_t>(scales[l / 16 + 2 * row]);
+        out[half * 128 + row * 32 + l] = d * static_cast<float>(scale) * static_cast<float>(q);
+      }
+    }
+  }
+}
+
+void DequantizeOne(GgmlType type, const uint8_t* block, float* out) {
+  switch (type) {
+    case GgmlType::kF32:
+      *out = LoadF32(block);
+      return;
+    case GgmlType::kF16:
+      *out = LoadF16(block);
+      return;
+    case GgmlType::kBF16:
+      *out = Bf16ToF32(LoadU16(block));
+      return;
+    case GgmlType::kQ4_0:
+      return BlockQ4_0(block, out);
+    case GgmlType::kQ4_1:
+      return BlockQ4_1(block, out);
+    case GgmlType::kQ5_0:
+      return BlockQ5_0(block, out);
+    case GgmlType::kQ5_1:
+      return BlockQ5_1(block, out);
+    case GgmlType::kQ8_0:
+      return BlockQ8_0(block, out);
+    case GgmlType::kQ4_K:
+      return BlockQ4_K(block, out);
+    case GgmlType::kQ5_K:
+      return BlockQ5_K(block, out);
+    case GgmlType::kQ6_K:
+      return BlockQ6_K(block, out);
+    default:
+      NIBBLE_CHECK(!"a readable type");
+  }
+}
+
+bool ScalesFinite(GgmlType type, const uint8_t* block) {
+  switch (type) {
+    case GgmlType::kF32:
+      return std::isfinite(LoadF32(block));
+    case GgmlType::kBF16:
+      return std::isfinite(Bf16ToF32(LoadU16(block)));
+    case GgmlType::kF16:
+    case GgmlType::kQ4_0:
+    case GgmlType::kQ5_0:
+    case GgmlType::kQ8_0:
+      return std::isfinite(LoadF16(block));
+    case GgmlType::kQ4_1:
+    case GgmlType::kQ5_1:
+    case GgmlType::kQ4_K:
+    case GgmlType::kQ5_K:
+      return std::isfinite(LoadF16(block)) && std::isfinite(LoadF16(block + 2));
+    case GgmlType::kQ6_K:
+      return std::isfinite(LoadF16(block + 208));
+    default:
+      NIBBLE_CHECK(!"a readable type");
+      return false;
+  }
+}
+
+}  // namespace
+
+GgmlTypeInfo TypeInfo(int32_t ggml_type) {
+  for (const TypeRow& row : kTypes) {
+    if (row.id == ggml_type) {
+      return {row.name, row.block_elements, row.block_bytes, row.readable};
+    }
+  }
+  return {absl::StrCat("type ", ggml_type), 0, 0, false};
+}
+
+uint32_t LoadU32(const uint8_t* bytes) {
+  uint32_t value;
+  std::memcpy(&value, bytes, sizeof(value));
+  return value;
+}
+
+float LoadF16(const uint8_t* bytes) { return F16ToF32(LoadU16(bytes)); }
+
+SixBitPair UnpackSixBitPair(const uint8_t* scales, int j) {
+  const uint8_t* q = scales;
+  if (j < 4) return {static_cast<uint8_t>(q[j] & 63), static_cast<uint8_t>(q[j + 4] & 63)};
+  return {static_cast<uint8_t>((q[j + 4] & 15) | (q[j - 4] >> 6) << 4),
+          static_cast<uint8_t>(q[j + 4] >> 4 | (q[j] >> 6) << 4)};
+}
+
+void DequantizeBlocks(GgmlType type, absl::Span<const uint8_t> bytes, int64_t n, float* out) {
+  const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
+  NIBBLE_CHECK(info.readable && n % info.block_elements == 0);
+  NIBBLE_CHECK(static_cast<int64_t>(bytes.size()) == n / info.block_elements * info.block_bytes);
+  const uint8_t* block = bytes.data();
+  for (int64_t i = 0; i < n; i += info.block_elements, block += info.block_bytes) {
+    DequantizeOne(type, block, out + i);
+  }
+}
+
+absl::Status CheckFinite(GgmlType type, absl::Span<const uint8_t> bytes) {
+  const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
+  NIBBLE_CHECK(info.readable && bytes.size() % info.block_bytes == 0);
+  const size_t num_blocks = bytes.size() / info.block_bytes;
+  for (size_t b = 0; b < num_blocks; ++b) {
+    if (ScalesFinite(type, bytes.data() + b * info.block_bytes)) continue;
+    if (info.block_elements == 1) {
+      return absl::DataLossError(absl::StrCat("element ", b, " is not finite"));
+    }
+    return absl::DataLossError(
+        absl::StrCat("block ", b, " has a scale or offset that is not finite"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nibble
