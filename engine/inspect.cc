@@ -1,0 +1,125 @@
+#include "engine/inspect.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/gguf_model.h"
+#include "engine/model_file.h"
+
+namespace nibble {
+namespace {
+
+// What the first bytes claim, for a file that is too broken to open.
+std::string ClaimedFormat(const std::string& path) {
+  unsigned char head[8] = {};
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr) return "";
+  const size_t read = std::fread(head, 1, sizeof(head), file);
+  std::fclose(file);
+  if (read < sizeof(head) || std::memcmp(head, "GGUF", 4) != 0) return "";
+  uint32_t version;
+  std::memcpy(&version, head + 4, sizeof(version));
+  return absl::StrCat("GGUF v", version);
+}
+
+// The first thing that is wrong is the report's status; all of them are listed.
+void AddProblem(const absl::Status& status, InspectReport& report) {
+  if (status.ok()) return;
+  if (report.status.ok()) report.status = status;
+  std::string message(status.message());
+  const std::string prefix = absl::StrCat(report.path, ": ");
+  if (absl::StartsWith(message, prefix)) message.erase(0, prefix.size());
+  if (std::find(report.unsupported.begin(), report.unsupported.end(), message) ==
+      report.unsupported.end()) {
+    report.unsupported.push_back(std::move(message));
+  }
+}
+
+void AddTensors(const GgufFile& file, InspectReport& report) {
+  report.tensors = MakeGgufSource(file)->Report();
+  std::map<std::string, int64_t> counts;
+  std::map<std::string, int64_t> unreadable;
+  for (size_t i = 0; i < report.tensors.size(); ++i) {
+    const TensorReport& tensor = report.tensors[i];
+    ++counts[tensor.file_type];
+    if (tensor.canonical.empty()) ++unreadable[tensor.file_type];
+    report.num_parameters += file.tensors()[i].num_elements;
+    report.weights_bytes += tensor.file_bytes;
+    report.loaded_bytes += tensor.canonical_bytes;
+  }
+  report.types.assign(counts.begin(), counts.end());
+  std::stable_sort(report.types.begin(), report.types.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  for (const auto& [type, count] : unreadable) {
+    report.unsupported.push_back(
+        absl::StrCat(count, " tensors of type ", type, ", which this program does not read"));
+  }
+  if (report.num_parameters > 0) {
+    report.bits_per_weight = 8.0 * static_cast<double>(report.weights_bytes) /
+                             static_cast<double>(report.num_parameters);
+  }
+}
+
+void AddModel(const GgufFile& file, InspectReport& report) {
+  const absl::Status read = ReadHyperparameters(file, report.config);
+  AddProblem(read, report);
+  const ModelConfig& config = report.config;
+  report.kv_bytes_per_token =
+      int64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * 2;
+  if (read.ok()) AddProblem(CheckTensors(file, config), report);
+}
+
+std::string DescribeTokenizer(const TokenizerSpec& spec) {
+  const auto id = [](absl::string_view name, int32_t value) {
+    return value < 0 ? absl::StrCat(", no ", name) : absl::StrCat(", ", name, " ", value);
+  };
+  const bool byte_bpe = spec.model == TokenizerModel::kByteBpe;
+  return absl::StrCat(
+      byte_bpe ? absl::StrCat("byte-level BPE, pre ", spec.pre) : "SentencePiece-BPE", ", ",
+      spec.tokens.size(), " tokens", id("bos", spec.bos_id), id("eos", spec.eos_id),
+      spec.add_bos ? ", adds bos" : "", spec.add_eos ? ", adds eos" : "");
+}
+
+// Builds the tokenizer and the template, as serving would: nothing else knows what they cannot do.
+void AddText(const GgufFile& file, InspectReport& report) {
+  report.has_chat_template = file.Has("tokenizer.chat_template");
+  const absl::StatusOr<TokenizerSpec> spec = ReadTokenizerSpec(file);
+  if (!spec.ok()) return AddProblem(spec.status(), report);
+  report.tokenizer = DescribeTokenizer(*spec);
+  const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(file);
+  if (!tokenizer.ok()) return AddProblem(tokenizer.status(), report);
+  AddProblem(LoadChatTemplate(file, **tokenizer).status(), report);
+}
+
+}  // namespace
+
+InspectReport Inspect(const std::string& path) {
+  InspectReport report;
+  report.path = path;
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
+    report.file_bytes = info.st_size;
+    report.format = ClaimedFormat(path);
+  }
+  const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+  if (!file.ok()) {
+    AddProblem(file.status(), report);
+    return report;
+  }
+  report.format = absl::StrCat("GGUF v", file->version());
+  for (const std::string& key : file->Keys())
+    report.metadata.emplace_back(key, file->Describe(key));
+  AddModel(*file, report);
+  AddTensors(*file, report);
+  AddText(*file, report);
+  return report;
+}
+
+}  // namespace nibble
