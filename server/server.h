@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/engine.h"
 #include "engine/observer.h"
 
@@ -44,6 +45,7 @@ struct ServerOptions {
   std::string metrics_alias;                      // "" or "vllm"
   Duration drain_timeout = std::chrono::seconds(30);
   Duration stall_timeout = std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
+  std::shared_ptr<Log> log;                       // null: lines of level info on stderr
   ServerLimits limits;
 };
 
