@@ -14,9 +14,10 @@
 namespace nibble {
 
 struct RunnerOptions {
-  int32_t max_context = 0;            // 0: the model's own
-  int64_t kv_cache_bytes = 256 << 20; // RESOURCE_EXHAUSTED when it cannot hold one sequence of max_context tokens
-  int32_t block_size = 32;            // tokens; a power of two, 8 to 256
+  int32_t max_context = 0;  // 0: the model's own
+  int64_t kv_cache_bytes =
+      256 << 20;  // RESOURCE_EXHAUSTED when it cannot hold one sequence of max_context tokens
+  int32_t block_size = 32;  // tokens; a power of two, 8 to 256
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
 };
@@ -29,12 +30,12 @@ struct RunnerBytes {
 
 class DeviceRunner : public ModelRunner {
  public:
-  // Loads, converts and packs every weight (one at a time: memory never holds two copies of the model), allocates
-  // cache and workspace. `progress` (may be null) hears bytes done and total. `backend` must outlive the runner.
-  static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(Backend& backend, const ModelConfig& config,
-                                                              const WeightSource& weights,
-                                                              const RunnerOptions& options,
-                                                              std::function<void(int64_t, int64_t)> progress);
+  // Loads, converts and packs every weight (one at a time: memory never holds two copies of the
+  // model), allocates cache and workspace. `progress` (may be null) hears bytes done and total.
+  // `backend` must outlive the runner.
+  static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(
+      Backend& backend, const ModelConfig& config, const WeightSource& weights,
+      const RunnerOptions& options, std::function<void(int64_t, int64_t)> progress);
   virtual RunnerBytes bytes() const = 0;
 };
 

@@ -1,4 +1,5 @@
-// The shape of a Llama-family decoder. Filled from a weight file's metadata; a model family is a set of these flags.
+// The shape of a Llama-family decoder. Filled from a weight file's metadata; a model family is a
+// set of these flags.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ struct ModelConfig {
   int32_t rope_original_context = 0;
   float rope_low_freq_factor = 1.0f;   // llama3
   float rope_high_freq_factor = 4.0f;  // llama3
-  std::vector<float> rope_freq_factors;  // GGUF rope_freqs.weight: [rotary_dim / 2] divisors, or empty
+  std::vector<float>
+      rope_freq_factors;   // GGUF rope_freqs.weight: [rotary_dim / 2] divisors, or empty
   bool tied_head = false;  // no output.weight: the embedding is the head
   bool qkv_bias = false;   // Qwen2
 };

@@ -1,4 +1,5 @@
-// Runs one batch on a device. The engine sees a model only through this, so a scripted fake can take its place.
+// Runs one batch on a device. The engine sees a model only through this, so a scripted fake can
+// take its place.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +11,11 @@ namespace nibble {
 
 struct RunnerLimits {
   int32_t vocab_size = 0;
-  int32_t max_context = 0;      // tokens of one sequence, prompt and completion together
-  int32_t block_size = 0;       // tokens
-  int32_t num_blocks = 0;       // of the KV cache
-  int32_t max_batch_tokens = 0; // of one step
-  int32_t max_sequences = 0;    // of one step
+  int32_t max_context = 0;       // tokens of one sequence, prompt and completion together
+  int32_t block_size = 0;        // tokens
+  int32_t num_blocks = 0;        // of the KV cache
+  int32_t max_batch_tokens = 0;  // of one step
+  int32_t max_sequences = 0;     // of one step
 };
 
 class ModelRunner {
@@ -22,8 +23,8 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
   virtual RunnerLimits limits() const = 0;
 
-  // Runs the step and waits for it. The cache rows of the scheduled tokens are written; results are in batch order.
-  // An error is the device's (INTERNAL): the batch is lost and the engine stops.
+  // Runs the step and waits for it. The cache rows of the scheduled tokens are written; results are
+  // in batch order. An error is the device's (INTERNAL): the batch is lost and the engine stops.
   // REQUIRES the batch within limits(), ids in [0, vocab_size), block ids in [0, num_blocks).
   virtual absl::StatusOr<StepResult> Run(const Batch& batch) = 0;
 };

@@ -1,0 +1,117 @@
+#include "engine/model/decoder_model.h"
+
+#include <cmath>
+
+namespace nibble {
+namespace {
+
+void Project(Backend& backend, const Tensor& x, absl::Span<const PackedMatrix* const> weights,
+             const DeviceBuffer& bias, const Tensor& y) {
+  LinearParams linear;
+  linear.x = x;
+  linear.weights = weights;
+  linear.bias = static_cast<const float*>(bias.data());
+  linear.y = y;
+  backend.Linear(linear);
+}
+
+void ProjectOnto(Backend& backend, const Tensor& x, const PackedMatrix* weight,
+                 const Tensor& residual) {
+  LinearParams linear;
+  linear.x = x;
+  linear.weights = absl::MakeConstSpan(&weight, 1);
+  linear.y = residual;
+  linear.accumulate = true;
+  backend.Linear(linear);
+}
+
+}  // namespace
+
+void DecoderModel::Forward(Backend& backend, const StepInput& input, const KvCache& cache,
+                           const Workspace& space) const {
+  EmbedParams embed;
+  embed.table = embedding_.get();
+  embed.ids = input.ids();
+  embed.out = space.hidden.rows(input.num_tokens());
+  backend.Embed(embed);
+
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    Attend(backend, layers_[i], cache.layer(i), input, space);
+    FeedForward(backend, layers_[i], input.num_tokens(), space);
+  }
+}
+
+// hidden += o(attention(rope(q, k), v)) of the normalized hidden
+void DecoderModel::Attend(Backend& backend, const Layer& layer, const KvLayer& cache,
+                          const StepInput& input, const Workspace& space) const {
+  const int32_t n = input.num_tokens();
+  Normalize(backend, space.hidden.rows(n), layer.attention_norm, space.normed.rows(n));
+  const PackedMatrix* const qkv_weights[] = {layer.q.get(), layer.k.get(), layer.v.get()};
+  const Tensor qkv = space.qkv.rows(n);
+  Project(backend, space.normed.rows(n), qkv_weights, layer.qkv_bias, qkv);
+
+  RopeStoreKvParams rope;
+  rope.qkv = qkv;
+  rope.num_heads = config_.num_heads;
+  rope.rotary_dim = config_.rotary_dim;
+  rope.layout = config_.rope_layout;
+  rope.cos_sin = static_cast<const float*>(cos_sin_.data());
+  rope.positions = input.positions();
+  rope.slots = input.slots();
+  rope.cache = cache;
+  backend.RopeStoreKv(rope);
+
+  AttentionParams attention;
+  attention.q = qkv;
+  attention.q.cols = config_.num_heads * config_.head_dim;
+  attention.num_heads = config_.num_heads;
+  attention.cache = cache;
+  attention.num_seqs = input.num_sequences();
+  attention.max_blocks = input.max_blocks();
+  attention.cu_seqlens_q = input.cu_seqlens();
+  attention.context_lens = input.context_lens();
+  attention.block_table = input.block_table();
+  attention.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  attention.out = space.attended.rows(n);
+  backend.Attention(attention);
+  ProjectOnto(backend, attention.out, layer.o.get(), space.hidden.rows(n));
+}
+
+// hidden += down(silu(gate) * up) of the normalized hidden
+void DecoderModel::FeedForward(Backend& backend, const Layer& layer, int32_t n,
+                               const Workspace& space) const {
+  Normalize(backend, space.hidden.rows(n), layer.ffn_norm, space.normed.rows(n));
+  const PackedMatrix* const gate_up_weights[] = {layer.gate.get(), layer.up.get()};
+  Project(backend, space.normed.rows(n), gate_up_weights, DeviceBuffer(), space.gate_up.rows(n));
+
+  GatedActivationParams gated;
+  gated.gate_up = space.gate_up.rows(n);
+  gated.out = space.activated.rows(n);
+  backend.GatedActivation(gated);
+  ProjectOnto(backend, gated.out, layer.down.get(), space.hidden.rows(n));
+}
+
+void DecoderModel::Normalize(Backend& backend, const Tensor& x, const DeviceBuffer& weight,
+                             const Tensor& out) const {
+  RmsNormParams norm;
+  norm.x = x;
+  norm.weight = static_cast<const float*>(weight.data());
+  norm.epsilon = config_.rms_epsilon;
+  norm.out = out;
+  backend.RmsNorm(norm);
+}
+
+Tensor DecoderModel::Logits(Backend& backend, const StepInput& input, const int32_t* rows,
+                            int32_t n, const Workspace& space) const {
+  GatherRowsParams gather;
+  gather.x = space.hidden.rows(input.num_tokens());
+  gather.rows = rows;
+  gather.out = space.last.rows(n);
+  backend.GatherRows(gather);
+  Normalize(backend, gather.out, final_norm_, gather.out);
+  const PackedMatrix* const head = head_ != nullptr ? head_.get() : embedding_.get();
+  Project(backend, gather.out, absl::MakeConstSpan(&head, 1), DeviceBuffer(), space.logits.rows(n));
+  return space.logits.rows(n);
+}
+
+}  // namespace nibble

@@ -1,0 +1,71 @@
+// A Llama-family decoder (arXiv 2302.13971): its weights on a device, and the ops of one step in
+// the paper's order. Qwen2 (arXiv 2407.10671) is the same with biases on q, k and v and another
+// rope layout.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/model_config.h"
+#include "engine/model/step_input.h"
+#include "engine/model/workspace.h"
+#include "engine/weights/weight_source.h"
+#include "kernels/backend.h"
+
+namespace nibble {
+
+// INVALID_ARGUMENT names the first number of the config that does not fit the others.
+absl::Status CheckConfig(const ModelConfig& config, int32_t max_context);
+
+class DecoderModel {
+ public:
+  // Loads by GGUF tensor names, packs one matrix at a time, and prepares rope angles for
+  // `max_context` positions. INVALID_ARGUMENT when the config's numbers do not fit together;
+  // otherwise what the source or the backend says. `progress` (may be null) hears file bytes done
+  // and total.
+  static absl::StatusOr<DecoderModel> Load(Backend& backend, const ModelConfig& config,
+                                           const WeightSource& weights, int32_t max_context,
+                                           const std::function<void(int64_t, int64_t)>& progress);
+
+  // Runs the layers over the step's tokens: writes their k and v, leaves the last residual in
+  // space.hidden.
+  void Forward(Backend& backend, const StepInput& input, const KvCache& cache,
+               const Workspace& space) const;
+
+  // Logits f32 [n, vocab_size] (in space.logits) of the step's token rows `rows` (on the device,
+  // [n]).
+  Tensor Logits(Backend& backend, const StepInput& input, const int32_t* rows, int32_t n,
+                const Workspace& space) const;
+
+  const ModelConfig& config() const { return config_; }
+  int64_t size_bytes() const { return size_bytes_; }  // weights on the device
+
+ private:
+  using Weight = std::unique_ptr<PackedMatrix>;
+  struct Layer {
+    DeviceBuffer attention_norm, qkv_bias, ffn_norm;  // f32
+    Weight q, k, v, o, gate, up, down;
+  };
+  class Loader;
+
+  void Attend(Backend& backend, const Layer& layer, const KvLayer& cache, const StepInput& input,
+              const Workspace& space) const;
+  void FeedForward(Backend& backend, const Layer& layer, int32_t num_tokens,
+                   const Workspace& space) const;
+  void Normalize(Backend& backend, const Tensor& x, const DeviceBuffer& weight,
+                 const Tensor& out) const;
+
+  ModelConfig config_;
+  int64_t size_bytes_ = 0;
+  Weight embedding_;
+  std::vector<Layer> layers_;
+  DeviceBuffer final_norm_;
+  Weight head_;           // null: the embedding is the head
+  DeviceBuffer cos_sin_;  // [max_context, rotary_dim]
+};
+
+}  // namespace nibble

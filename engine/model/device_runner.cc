@@ -1,0 +1,138 @@
+#include "engine/model/device_runner.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/model/decoder_model.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/sample_plan.h"
+#include "engine/model/step_input.h"
+#include "engine/model/workspace.h"
+
+namespace nibble {
+namespace {
+
+// Rows that go through the head together: at 128k words of vocabulary 32 MiB of logits, and enough
+// rows to make the head compute-bound.
+constexpr int32_t kMaxLogitsRows = 64;
+
+absl::Status CheckOptions(const RunnerOptions& options, const ModelConfig& config) {
+  const auto refuse = [](auto... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  if (options.max_context < 0 || options.max_context > config.context_length) {
+    return refuse("max_context is ", options.max_context, ", the model was trained for ",
+                  config.context_length, " tokens; 0 takes all of them");
+  }
+  const int32_t block = options.block_size;
+  if (block < 8 || block > 256 || (block & (block - 1)) != 0) {
+    return refuse("block_size is ", block, ", it must be a power of two in 8..256");
+  }
+  if (options.max_batch_tokens < 1) {
+    return refuse("max_batch_tokens is ", options.max_batch_tokens, ", it must be at least 1");
+  }
+  if (options.max_sequences < 1) {
+    return refuse("max_sequences is ", options.max_sequences, ", it must be at least 1");
+  }
+  return absl::OkStatus();
+}
+
+class DecoderRunner : public DeviceRunner {
+ public:
+  DecoderRunner(Backend& backend, DecoderModel model, KvCache cache, StepInput input,
+                Workspace space, DeviceBuffer logits_rows, const RunnerLimits& limits)
+      : backend_(backend),
+        model_(std::move(model)),
+        cache_(std::move(cache)),
+        input_(std::move(input)),
+        space_(std::move(space)),
+        logits_rows_(std::move(logits_rows)),
+        limits_(limits),
+        plan_(limits) {}
+
+  RunnerLimits limits() const override { return limits_; }
+
+  RunnerBytes bytes() const override {
+    RunnerBytes bytes;
+    bytes.weights = model_.size_bytes();
+    bytes.kv_cache = cache_.size_bytes();
+    bytes.workspace = space_.size_bytes() + input_.size_bytes();
+    return bytes;
+  }
+
+  absl::StatusOr<StepResult> Run(const Batch& batch) override {
+    StepResult result;
+    result.rows.resize(batch.rows.size());
+    if (batch.rows.empty()) return result;
+    input_.Fill(batch);
+    StepKey key;
+    key.num_tokens = input_.num_tokens();
+    key.num_sequences = input_.num_sequences();
+    backend_.RunStep(key, [this] { model_.Forward(backend_, input_, cache_, space_); });
+    plan_.Fill(batch);
+    for (int32_t first = 0; first < plan_.size(); first += kMaxLogitsRows) {
+      const int32_t n = std::min(kMaxLogitsRows, plan_.size() - first);
+      SampleParams sample;
+      sample.rows = plan_.Chunk(first, n);
+      sample.out = plan_.Output(first);
+      auto* const rows = static_cast<int32_t*>(logits_rows_.data());
+      backend_.CopyToDevice(rows, plan_.TokenRows(first), n * int64_t{sizeof(int32_t)});
+      sample.logits = model_.Logits(backend_, input_, rows, n, space_);
+      backend_.Sample(sample);
+      NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());  // the next chunk reuses logits and rows
+    }
+    NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());
+    plan_.Deliver(&result);
+    return result;
+  }
+
+ private:
+  Backend& backend_;
+  DecoderModel model_;
+  KvCache cache_;
+  StepInput input_;
+  Workspace space_;
+  DeviceBuffer logits_rows_;  // [kMaxLogitsRows] token rows of the chunk
+  RunnerLimits limits_;
+  SamplePlan plan_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
+    Backend& backend, const ModelConfig& config, const WeightSource& weights,
+    const RunnerOptions& options, std::function<void(int64_t, int64_t)> progress) {
+  NIBBLE_RETURN_IF_ERROR(CheckOptions(options, config));
+  KvCacheOptions cache_options;
+  cache_options.size_bytes = options.kv_cache_bytes;
+  cache_options.block_size = options.block_size;
+  cache_options.max_context = options.max_context > 0 ? options.max_context : config.context_length;
+  // The cheap refusals first: reading the weights may take a minute.
+  NIBBLE_RETURN_IF_ERROR(CheckConfig(config, cache_options.max_context));
+  NIBBLE_ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend, config, cache_options));
+
+  RunnerLimits limits;
+  limits.vocab_size = config.vocab_size;
+  limits.max_context = cache_options.max_context;
+  limits.block_size = cache.block_size();
+  limits.num_blocks = cache.num_blocks();
+  limits.max_batch_tokens = options.max_batch_tokens;
+  limits.max_sequences = options.max_sequences;
+  NIBBLE_ASSIGN_OR_RETURN(StepInput input, StepInput::Create(backend, limits));
+  NIBBLE_ASSIGN_OR_RETURN(Workspace space,
+                          Workspace::Create(backend, config, limits.max_batch_tokens,
+                                            std::min(kMaxLogitsRows, limits.max_batch_tokens)));
+  NIBBLE_ASSIGN_OR_RETURN(DeviceBuffer logits_rows,
+                          backend.Allocate(kMaxLogitsRows * int64_t{sizeof(int32_t)}, "row ids"));
+  NIBBLE_ASSIGN_OR_RETURN(DecoderModel model, DecoderModel::Load(backend, config, weights,
+                                                                 limits.max_context, progress));
+  return std::make_unique<DecoderRunner>(backend, std::move(model), std::move(cache),
+                                         std::move(input), std::move(space), std::move(logits_rows),
+                                         limits);
+}
+
+}  // namespace nibble

@@ -1,0 +1,83 @@
+#include "engine/model/step_input.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/status_macros.h"
+#include "kernels/check.h"
+
+namespace nibble {
+
+absl::StatusOr<StepInput> StepInput::Create(Backend& backend, const RunnerLimits& limits) {
+  StepInput input;
+  input.backend_ = &backend;
+  input.limits_ = limits;
+  input.max_blocks_ = (limits.max_context + limits.block_size - 1) / limits.block_size;
+  int64_t end = 0;
+  const auto place = [&](int64_t& offset, int64_t count) {
+    offset = end;
+    end += (count + 15) / 16 * 16;  // 64-byte aligned
+  };
+  place(input.ids_, limits.max_batch_tokens);
+  place(input.positions_, limits.max_batch_tokens);
+  place(input.slots_, limits.max_batch_tokens);
+  place(input.cu_seqlens_, limits.max_sequences + 1);
+  place(input.context_lens_, limits.max_sequences);
+  place(input.block_table_, int64_t{limits.max_sequences} * input.max_blocks_);
+  input.staging_.resize(end);
+  NIBBLE_ASSIGN_OR_RETURN(input.memory_,
+                          backend.Allocate(end * int64_t{sizeof(int32_t)}, "a step's input"));
+  return input;
+}
+
+void StepInput::Fill(const Batch& batch) {
+  NIBBLE_CHECK(static_cast<int64_t>(batch.rows.size()) <= limits_.max_sequences);
+  NIBBLE_CHECK(batch.num_tokens <= limits_.max_batch_tokens);
+  num_sequences_ = static_cast<int32_t>(batch.rows.size());
+  num_tokens_ = 0;
+  for (int32_t s = 0; s < num_sequences_; ++s) {
+    const BatchRow& row = batch.rows[s];
+    NIBBLE_CHECK(row.num_scheduled >= 1 && num_tokens_ + row.num_scheduled <= batch.num_tokens);
+    FillRow(row, s, num_tokens_);
+    num_tokens_ += row.num_scheduled;
+  }
+  NIBBLE_CHECK(num_tokens_ == batch.num_tokens);
+  Upload(ids_, num_tokens_);
+  Upload(positions_, num_tokens_);
+  Upload(slots_, num_tokens_);
+  Upload(cu_seqlens_, num_sequences_ + 1);
+  Upload(context_lens_, num_sequences_);
+  Upload(block_table_, int64_t{num_sequences_} * max_blocks_);
+}
+
+void StepInput::FillRow(const BatchRow& row, int32_t sequence, int32_t first_token) {
+  const int32_t context = row.num_computed + row.num_scheduled;
+  const int32_t num_blocks = (context + limits_.block_size - 1) / limits_.block_size;
+  NIBBLE_CHECK(context <= limits_.max_context &&
+               context <= static_cast<int64_t>(row.tokens.size()));
+  NIBBLE_CHECK(num_blocks <= static_cast<int64_t>(row.block_table.size()));
+  int32_t* table = &staging_[block_table_ + int64_t{sequence} * max_blocks_];
+  for (int32_t b = 0; b < num_blocks; ++b) {
+    NIBBLE_CHECK(row.block_table[b] >= 0 && row.block_table[b] < limits_.num_blocks);
+    table[b] = row.block_table[b];
+  }
+  for (int32_t i = 0; i < row.num_scheduled; ++i) {
+    const int32_t position = row.num_computed + i;
+    const int32_t id = row.tokens[position];
+    NIBBLE_CHECK(id >= 0 && id < limits_.vocab_size);
+    staging_[ids_ + first_token + i] = id;
+    staging_[positions_ + first_token + i] = position;
+    staging_[slots_ + first_token + i] =
+        table[position / limits_.block_size] * limits_.block_size + position % limits_.block_size;
+  }
+  staging_[cu_seqlens_ + sequence] = first_token;
+  staging_[cu_seqlens_ + sequence + 1] = first_token + row.num_scheduled;
+  staging_[context_lens_ + sequence] = context;
+}
+
+void StepInput::Upload(int64_t offset, int64_t count) {
+  backend_->CopyToDevice(static_cast<int32_t*>(memory_.data()) + offset, &staging_[offset],
+                         count * int64_t{sizeof(int32_t)});
+}
+
+}  // namespace nibble
