@@ -1,13 +1,15 @@
 // Causal attention over the paged cache on the CPU (the op is specified in kernels/ops.h).
 //
-// Flash attention (arXiv 2205.14135) with boundaries fixed by absolute position, so that a token's output has one
-// arithmetic whatever is around it: a query row visits tiles of kTile positions in order with an online softmax; every
-// kSplit positions the running (max, sum, weighted v) is closed and folded, left to right, into the row's total. A
-// prefill chunk folds as it goes; a lone decode row may compute its splits on several threads and the last to finish
-// folds them: same operations, same order, same bits.
+// Flash attention (arXiv 2205.14135) with boundaries fixed by absolute position, so that a token's
+// output has one arithmetic whatever is around it: a query row visits tiles of kTile positions in
+// order with an online softmax; every kSplit positions the running (max, sum, weighted v) is closed
+// and folded, left to right, into the row's total. A prefill chunk folds as it goes; a lone decode
+// row may compute its splits on several threads and the last to finish folds them: same operations,
+// same order, same bits.
 //
-// The q heads that share a kv head are rows of one small matrix product, so k and v are read and widened once for all.
-// k lies transposed inside a block, [head_dim, block_size], so scores of neighbouring positions are contiguous.
+// The q heads that share a kv head are rows of one small matrix product, so k and v are read and
+// widened once for all. k lies transposed inside a block, [head_dim, block_size], so scores of
+// neighbouring positions are contiguous.
 #pragma once
 
 #include <cstdint>
@@ -16,18 +18,21 @@
 
 namespace nibble::cpu {
 
-inline constexpr int32_t kTile = 64;    // positions; k and v tiles of a 64-wide head fill 32 KiB, an L1
-inline constexpr int32_t kSplit = 256;  // positions; a decode row at 4k context becomes 16 parallel pieces
-inline constexpr int32_t kMaxQueryRows = 96;  // of one piece: enough to pay for widening a tile, small enough for L2
+inline constexpr int32_t kTile =
+    64;  // positions; k and v tiles of a 64-wide head fill 32 KiB, an L1
+inline constexpr int32_t kSplit =
+    256;  // positions; a decode row at 4k context becomes 16 parallel pieces
+inline constexpr int32_t kMaxQueryRows =
+    96;  // of one piece: enough to pay for widening a tile, small enough for L2
 
 // Neighbouring query tokens of one sequence, and the q heads of one kv head.
 struct AttentionPiece {
   const float* q = nullptr;  // the first token's first head; heads are contiguous
   int64_t q_stride = 0;      // floats from token to token
   int32_t num_tokens = 0;
-  int32_t group = 0;      // q heads; query row r is token r / group, head r % group
+  int32_t group = 0;  // q heads; query row r is token r / group, head r % group
   int32_t head_dim = 0;
-  int32_t first_position = 0;  // of the first token; it sees positions 0 .. first_position
+  int32_t first_position = 0;   // of the first token; it sees positions 0 .. first_position
   const uint16_t* k = nullptr;  // the layer's cache at the kv head: block b at + b * block_elements
   const uint16_t* v = nullptr;
   int64_t block_elements = 0;
@@ -44,7 +49,8 @@ constexpr int64_t AttentionScratchFloats(int32_t rows, int32_t head_dim) {
   return kTile * (padded + padded) + rows * (padded + padded + kTile + 3);
 }
 
-// `state` [rows, RowState] becomes positions split .. split + kSplit - 1 of each row; sum 0 where a row sees none.
+// `state` [rows, RowState] becomes positions split .. split + kSplit - 1 of each row; sum 0 where a
+// row sees none.
 using AttendSplitFn = void (*)(const AttentionPiece& piece, int32_t split, float* scratch,
                                float* state);
 // total = fold(total, state), a row with sum 0 being neutral.

@@ -1,4 +1,5 @@
-// The arithmetic of attention.h, written once for every vector width. Included by one translation unit per ISA.
+// The arithmetic of attention.h, written once for every vector width. Included by one translation
+// unit per ISA.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ constexpr int32_t Padded(int32_t head_dim) {
   return (head_dim + V::kWidth - 1) / V::kWidth * V::kWidth;
 }
 
-// k_tile [head_dim, kTile] = k of positions tile .. tile + n - 1, widened. Columns past n are not defined.
+// k_tile [head_dim, kTile] = k of positions tile .. tile + n - 1, widened. Columns past n are not
+// defined.
 template <class V>
 void LoadKeyTile(const AttentionPiece& piece, int32_t tile, int32_t n, float* k_tile) {
   for (int32_t j = 0; j < n;) {
@@ -72,8 +74,8 @@ void ScoreRows(const float* q, int32_t q_stride, const float* k_tile, int32_t he
   }
 }
 
-// Turns the first n scores of a row into exp(score - max), updates max and sum, and returns what the row's earlier
-// sums must be multiplied by.
+// Turns the first n scores of a row into exp(score - max), updates max and sum, and returns what
+// the row's earlier sums must be multiplied by.
 template <class V>
 float SoftmaxRow(float* scores, int32_t n, float* max, float* sum) {
   using Reg = typename V::Reg;
@@ -188,7 +190,8 @@ void AttendTile(const AttentionPiece& piece, int32_t tile, const AttentionSpace<
     at.rescale[r] =
         SoftmaxRow<V>(at.scores + r * kTile, Seen(piece, r, tile), at.max + r, at.sum + r);
   }
-  // Rows of a block must see equally many positions: a weight of 0 for an unseen one is not neutral (0 * inf).
+  // Rows of a block must see equally many positions: a weight of 0 for an unseen one is not neutral
+  // (0 * inf).
   for (r = first; r < at.rows;) {
     const int32_t n = Seen(piece, r, tile);
     int32_t end = r;

@@ -103,8 +103,7 @@ void AttentionPlan::AddSequence(const AttentionParams& params, int32_t sequence,
 }
 
 void AttentionPlan::AddJoin(Job job, int32_t num_splits) {
-  const int64_t floats =
-      int64_t{num_splits} * job.piece.group * RowState(job.piece.head_dim);
+  const int64_t floats = int64_t{num_splits} * job.piece.group * RowState(job.piece.head_dim);
   if (num_joins_ < max_joins_ && join_floats_used_ + floats <= kJoinFloats) {
     job.join = &joins_[num_joins_++];
     job.join->num_splits = num_splits;

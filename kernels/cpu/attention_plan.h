@@ -1,5 +1,6 @@
-// Cuts the attention of a step into pieces, runs them on the pool and joins decode rows that were split over positions.
-// How the work is cut and who runs it changes no bit of the result (attention.h).
+// Cuts the attention of a step into pieces, runs them on the pool and joins decode rows that were
+// split over positions. How the work is cut and who runs it changes no bit of the result
+// (attention.h).
 #pragma once
 
 #include <atomic>
@@ -13,7 +14,8 @@
 
 namespace nibble::cpu {
 
-// One a backend; Run is for one thread at a time. Its buffers grow to the largest step seen, then stay.
+// One a backend; Run is for one thread at a time. Its buffers grow to the largest step seen, then
+// stay.
 class AttentionPlan {
  public:
   // `pool` and `kernels` must outlive the plan.

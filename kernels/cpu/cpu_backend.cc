@@ -1,4 +1,5 @@
-// The CPU backend: memory, the latched fault, and each op handed to its kernel with the work split over the pool.
+// The CPU backend: memory, the latched fault, and each op handed to its kernel with the work split
+// over the pool.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -43,7 +44,8 @@ const cpu::RowKernels& KernelsFor(CpuIsa isa) {
 
 int64_t TotalMemory() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
 
-// What the kernel says it could still give without swapping; all of the memory where it does not say.
+// What the kernel says it could still give without swapping; all of the memory where it does not
+// say.
 int64_t FreeMemory() {
   std::ifstream meminfo("/proc/meminfo");
   for (std::string key, rest; meminfo >> key; std::getline(meminfo, rest)) {
@@ -139,8 +141,7 @@ class CpuBackend : public Backend {
   void RopeStoreKv(const RopeStoreKvParams& params) override {
     const KvLayer& cache = params.cache;
     NIBBLE_CHECK(cache.dtype == DType::kF16);
-    const int64_t block_elements =
-        int64_t{cache.num_kv_heads} * cache.block_size * cache.head_dim;
+    const int64_t block_elements = int64_t{cache.num_kv_heads} * cache.block_size * cache.head_dim;
     ForRows(params.qkv.rows, params.qkv.cols, [&](int32_t r) {
       const int32_t slot = params.slots[r];
       const int64_t block = slot / cache.block_size * block_elements;
@@ -204,16 +205,15 @@ class CpuBackend : public Backend {
   LinearScratch linear_scratch_;
   cpu::AttentionPlan attention_;
   std::vector<cpu::SampleScratch> sample_scratch_;  // one a pool thread
-  std::string fault_;  // the first since the last Synchronize
+  std::string fault_;                               // the first since the last Synchronize
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuOptions& options) {
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    return absl::InvalidArgumentError(absl::StrCat("threads is ", options.num_threads,
-                                                   ", the range is 0 (one a core) to ",
-                                                   kMaxThreads));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "threads is ", options.num_threads, ", the range is 0 (one a core) to ", kMaxThreads));
   }
   absl::StatusOr<IsaChoice> isa = ChooseIsa(options.isa);
   if (!isa.ok()) return isa.status();

@@ -1,4 +1,5 @@
-// Root mean square normalization (arXiv 1910.07467) and the gated activation SiLU(gate) * up (arXiv 2002.05202).
+// Root mean square normalization (arXiv 1910.07467) and the gated activation SiLU(gate) * up (arXiv
+// 2002.05202).
 #pragma once
 
 #include <cstdint>

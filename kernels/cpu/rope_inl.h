@@ -1,4 +1,5 @@
-// Rotary position embedding (arXiv 2104.09864) of one token's q and k heads, and the store of its k and v as f16.
+// Rotary position embedding (arXiv 2104.09864) of one token's q and k heads, and the store of its k
+// and v as f16.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,9 @@
-// The small ops of the CPU backend on one row, as a table of functions for each instruction set. The table's code is
-// written once (*_inl.h) and compiled once for each (row_kernels_*.cc); cpu_backend.cc picks a table at start.
+// The small ops of the CPU backend on one row, as a table of functions for each instruction set.
+// The table's code is written once (*_inl.h) and compiled once for each (row_kernels_*.cc);
+// cpu_backend.cc picks a table at start.
 //
-// Every reduction runs in an order fixed by the row's length, so a row's result never depends on its neighbours.
+// Every reduction runs in an order fixed by the row's length, so a row's result never depends on
+// its neighbours.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +24,14 @@ struct RopeStoreRow {
   uint16_t* k = nullptr;           // the slot's block: [num_kv_heads, head_dim, block_size]
   uint16_t* v = nullptr;           // [num_kv_heads, block_size, head_dim]
   int32_t block_size = 0;
-  int32_t offset = 0;              // of the slot in its block
+  int32_t offset = 0;  // of the slot in its block
 };
 
 inline constexpr int32_t kSoftmaxRun = 256;
 
 struct RowKernels {
-  // out = x / sqrt(mean(x^2) + epsilon) * weight; with residual (may be null): residual += x is what is normalized.
+  // out = x / sqrt(mean(x^2) + epsilon) * weight; with residual (may be null): residual += x is
+  // what is normalized.
   void (*rms_norm)(const float* x, float* residual, const float* weight, float epsilon, int32_t n,
                    float* out);
   // out[i] = silu(gate[i]) * up[i]
@@ -43,8 +46,8 @@ struct RowKernels {
   int32_t (*find)(const float* x, int32_t n, float value);
   // First i >= from with x[i] > value; n when there is none.
   int32_t (*find_greater)(const float* x, int32_t from, int32_t n, float value);
-  // p[i] = exp((x[i] - max) / temperature), run_sums[j] = the sum of run j (kSoftmaxRun neighbours, in f32);
-  // returns the sum of run_sums in f64. p and run_sums may be null.
+  // p[i] = exp((x[i] - max) / temperature), run_sums[j] = the sum of run j (kSoftmaxRun neighbours,
+  // in f32); returns the sum of run_sums in f64. p and run_sums may be null.
   double (*softmax)(const float* x, int32_t n, float max, float temperature, float* p,
                     float* run_sums);
 };

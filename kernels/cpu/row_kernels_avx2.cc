@@ -9,9 +9,9 @@
 namespace nibble::cpu {
 
 const RowKernels kAvx2RowKernels = {
-    RmsNorm<Avx2Vec>,   Gated<Avx2Vec>,  RopeStore<Avx2Vec>,   AttendSplit<Avx2Vec>,
-    FoldSplit<Avx2Vec>, MaxOf<Avx2Vec>,  Find<Avx2Vec>,        FindGreater<Avx2Vec>,
-    Softmax<Avx2Vec>,
+    RmsNorm<Avx2Vec>,     Gated<Avx2Vec>,       RopeStore<Avx2Vec>,
+    AttendSplit<Avx2Vec>, FoldSplit<Avx2Vec>,   MaxOf<Avx2Vec>,
+    Find<Avx2Vec>,        FindGreater<Avx2Vec>, Softmax<Avx2Vec>,
 };
 
 }  // namespace nibble::cpu

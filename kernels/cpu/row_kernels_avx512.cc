@@ -9,9 +9,9 @@
 namespace nibble::cpu {
 
 const RowKernels kAvx512RowKernels = {
-    RmsNorm<Avx512Vec>,   Gated<Avx512Vec>,  RopeStore<Avx512Vec>,   AttendSplit<Avx512Vec>,
-    FoldSplit<Avx512Vec>, MaxOf<Avx512Vec>,  Find<Avx512Vec>,        FindGreater<Avx512Vec>,
-    Softmax<Avx512Vec>,
+    RmsNorm<Avx512Vec>,     Gated<Avx512Vec>,       RopeStore<Avx512Vec>,
+    AttendSplit<Avx512Vec>, FoldSplit<Avx512Vec>,   MaxOf<Avx512Vec>,
+    Find<Avx512Vec>,        FindGreater<Avx512Vec>, Softmax<Avx512Vec>,
 };
 
 }  // namespace nibble::cpu

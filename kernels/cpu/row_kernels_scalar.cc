@@ -9,9 +9,9 @@
 namespace nibble::cpu {
 
 const RowKernels kScalarRowKernels = {
-    RmsNorm<ScalarVec>,   Gated<ScalarVec>,  RopeStore<ScalarVec>,   AttendSplit<ScalarVec>,
-    FoldSplit<ScalarVec>, MaxOf<ScalarVec>,  Find<ScalarVec>,        FindGreater<ScalarVec>,
-    Softmax<ScalarVec>,
+    RmsNorm<ScalarVec>,     Gated<ScalarVec>,       RopeStore<ScalarVec>,
+    AttendSplit<ScalarVec>, FoldSplit<ScalarVec>,   MaxOf<ScalarVec>,
+    Find<ScalarVec>,        FindGreater<ScalarVec>, Softmax<ScalarVec>,
 };
 
 }  // namespace nibble::cpu

@@ -115,9 +115,8 @@ void SelectSurvivors(const Distribution& from, const SampleRow& row, std::vector
     ids.resize(std::max<size_t>(kept, 1));
   }
   // The largest probability is the weight 1 over the total, so weights compare with min_p directly.
-  std::erase_if(ids, [&](int32_t id) {
-    return from.weights[id] < row.min_p && from.logits[id] != from.max;
-  });
+  std::erase_if(
+      ids, [&](int32_t id) { return from.weights[id] < row.min_p && from.logits[id] != from.max; });
   std::sort(ids.begin(), ids.end());
 }
 
@@ -168,8 +167,8 @@ int32_t Draw(const RowKernels& kernels, const float* logits, int32_t vocab, cons
   scratch.run_sums.resize((vocab + kSoftmaxRun - 1) / kSoftmaxRun);
   const double total = kernels.softmax(logits, vocab, max, row.temperature, scratch.weights.data(),
                                        scratch.run_sums.data());
-  const Distribution from{kernels, logits,          scratch.weights.data(), vocab,
-                          max,     row.temperature, total};
+  const Distribution from{kernels,         logits, scratch.weights.data(), vocab, max,
+                          row.temperature, total};
   const double u = UniformDraw(row.seed, row.counter);
   if (row.top_k == 0 && row.top_p >= 1 && row.min_p <= 0) {
     return DrawFromAll(from, scratch.run_sums, u);

@@ -1,8 +1,8 @@
 // Draws and scores one row of logits, exactly as SampleRow in kernels/ops.h says.
 //
-// Nothing sorts the vocabulary: passes over the whole row are the vector ones of row_kernels.h; top_k, top_p and min_p
-// look at the candidates near the maximum, and at more of them only while these do not suffice. top_p is a share of
-// what top_k left. Probabilities are f32, their sums f64.
+// Nothing sorts the vocabulary: passes over the whole row are the vector ones of row_kernels.h;
+// top_k, top_p and min_p look at the candidates near the maximum, and at more of them only while
+// these do not suffice. top_p is a share of what top_k left. Probabilities are f32, their sums f64.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace nibble::cpu {
 
 // Working memory of one thread; grows to the vocabulary once.
 struct SampleScratch {
-  std::vector<float> logits;      // with bias, penalties and restrictions
-  std::vector<float> weights;     // exp((logit - max) / temperature)
+  std::vector<float> logits;   // with bias, penalties and restrictions
+  std::vector<float> weights;  // exp((logit - max) / temperature)
   std::vector<float> run_sums;
   std::vector<int32_t> survivors;
 };

@@ -41,8 +41,7 @@ int32_t FindGreater(const float* x, int32_t from, int32_t n, float value) {
 }
 
 template <class V>
-double Softmax(const float* x, int32_t n, float max, float temperature, float* p,
-               float* run_sums) {
+double Softmax(const float* x, int32_t n, float max, float temperature, float* p, float* run_sums) {
   const typename V::Reg shift = V::Set1(max), divisor = V::Set1(temperature);
   double total = 0;
   for (int32_t begin = 0; begin < n; begin += kSoftmaxRun) {
@@ -50,8 +49,7 @@ double Softmax(const float* x, int32_t n, float max, float temperature, float* p
     typename V::Reg sum = V::Zero();
     for (int32_t i = begin; i < end; i += V::kWidth) {
       const typename V::Reg value = V::Sub(V::LoadPartial(x + i, end - i), shift);
-      const typename V::Reg e =
-          V::KeepFirst(V::Exp(V::Div(value, divisor)), end - i, V::Zero());
+      const typename V::Reg e = V::KeepFirst(V::Exp(V::Div(value, divisor)), end - i, V::Zero());
       if (p != nullptr) V::StorePartial(p + i, e, end - i);
       sum = V::Add(sum, e);
     }

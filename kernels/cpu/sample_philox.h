@@ -1,6 +1,7 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC11):
-// ten rounds of multiply and xor turn (counter, key) into four random words, with no state to carry. A draw is
-// therefore a function of the request's seed and the token's position alone.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3" (SC11): ten rounds of multiply and xor turn (counter, key) into four random words, with
+// no state to carry. A draw is therefore a function of the request's seed and the token's position
+// alone.
 #pragma once
 
 #include <array>

@@ -10,7 +10,8 @@ namespace {
 
 struct Avx2Vec {
   static constexpr int kWidth = 8;
-  static constexpr int kRowBlock = 6;  // 6 x 2 accumulators, 2 columns and a broadcast: 15 of 16 registers
+  static constexpr int kRowBlock =
+      6;  // 6 x 2 accumulators, 2 columns and a broadcast: 15 of 16 registers
   static constexpr int kColBlock = 2;
   using Reg = __m256;
 
@@ -82,8 +83,9 @@ struct Avx2Vec {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
-  // exp by x = n ln2 + r and a polynomial in r (Cephes expf's coefficients); within 2 ulp, 0 below -110,
-  // infinity above 89, NaN stays NaN. The power of two is applied in halves so that neither half overflows.
+  // exp by x = n ln2 + r and a polynomial in r (Cephes expf's coefficients); within 2 ulp, 0 below
+  // -110, infinity above 89, NaN stays NaN. The power of two is applied in halves so that neither
+  // half overflows.
   static Reg Exp(Reg x) {
     x = _mm256_min_ps(Set1(89.0f), _mm256_max_ps(Set1(-110.0f), x));
     const Reg n = _mm256_round_ps(Mul(x, Set1(1.44269504088896341f)),

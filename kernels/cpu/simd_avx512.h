@@ -10,7 +10,8 @@ namespace {
 
 struct Avx512Vec {
   static constexpr int kWidth = 16;
-  static constexpr int kRowBlock = 6;  // 6 x 4 accumulators, 4 columns and a broadcast: 29 of 32 registers
+  static constexpr int kRowBlock =
+      6;  // 6 x 4 accumulators, 4 columns and a broadcast: 29 of 32 registers
   static constexpr int kColBlock = 4;
   using Reg = __m512;
 

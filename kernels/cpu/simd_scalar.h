@@ -1,6 +1,7 @@
-// One float at a time: the readable oracle of the vector widths. simd_avx2.h and simd_avx512.h offer the same members,
-// and the kernels (*_inl.h) are written once against them. Nothing here may be called from another namespace than the
-// including translation unit's: each is compiled with its own instruction set, so nothing may be shared by the linker.
+// One float at a time: the readable oracle of the vector widths. simd_avx2.h and simd_avx512.h
+// offer the same members, and the kernels (*_inl.h) are written once against them. Nothing here may
+// be called from another namespace than the including translation unit's: each is compiled with its
+// own instruction set, so nothing may be shared by the linker.
 #pragma once
 
 #include <bit>
@@ -21,7 +22,9 @@ struct ScalarVec {
   static Reg Zero() { return 0.0f; }
   static Reg Set1(float x) { return x; }
   static Reg Load(const float* p) { return *p; }
-  static Reg LoadPartial(const float* p, int n) { return n > 0 ? *p : 0.0f; }  // the first n, then zeros
+  static Reg LoadPartial(const float* p, int n) {
+    return n > 0 ? *p : 0.0f;
+  }  // the first n, then zeros
   static void Store(float* p, Reg x) { *p = x; }
   static void StorePartial(float* p, Reg x, int n) {
     if (n > 0) *p = x;
@@ -40,7 +43,9 @@ struct ScalarVec {
   static bool AnyNan(Reg a) { return a != a; }
   static bool AnyEqual(Reg a, Reg b) { return a == b; }
   static bool AnyGreater(Reg a, Reg b) { return a > b; }
-  static Reg KeepFirst(Reg a, int n, Reg other) { return n > 0 ? a : other; }  // lanes >= n from other
+  static Reg KeepFirst(Reg a, int n, Reg other) {
+    return n > 0 ? a : other;
+  }  // lanes >= n from other
   static float ReduceAdd(Reg a) { return a; }
   static float ReduceMax(Reg a) { return a; }
   static Reg Exp(Reg a) { return std::exp(a); }
