@@ -1,0 +1,194 @@
+#include "cli/app.h"
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "cli/bench.h"
+#include "cli/eval_perplexity.h"
+#include "cli/generate.h"
+#include "cli/health.h"
+#include "cli/inspect.h"
+#include "cli/serve.h"
+#include "cli/tokenize.h"
+#include "cli/version.h"
+
+namespace nibble {
+namespace {
+
+constexpr char kAbout[] =
+    "nibble: quantized language models over gRPC.\n"
+    "Every flag has an environment twin, named in brackets; the command line wins.\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+
+constexpr char kServeFooter[] = R"(
+Examples
+  nibble serve --model models/SmolLM2-135M-Instruct.Q4_1.gguf
+  nibble serve --model m.gguf --listen 127.0.0.1:0 --port-file ports.json --metrics-listen 127.0.0.1:0
+  nibble serve --model m.gguf --listen 0.0.0.0:443 --tls-cert s.pem --tls-key s.key --tls-client-ca ca.pem
+
+SIGTERM or Ctrl-C drains: health turns NOT_SERVING, new calls are refused, running ones finish or end as DRAINED within
+--drain-timeout, exit 0. A second signal exits at once with 128 + signal. Log lines are JSON on stderr.)";
+
+constexpr char kGenerateFooter[] = R"(
+Examples
+  nibble generate --model m.gguf --chat 'What is the capital of France?' --max-tokens 32 --temperature 0
+  nibble generate --server 127.0.0.1:50051 --prompt 'Once upon a time' --max-tokens 64 --seed 7
+  nibble generate --model m.gguf --token-ids 1,2,3 --max-tokens 0 --prompt-logprobs 3 --output json
+
+JSON: text, token_ids, finish_reason (eos, stop_sequence, stop_token, max_tokens, context_length, deadline, drained),
+usage, timings (milliseconds), seed; logprobs and prompt_logprobs when asked for, one entry a position. Log
+probabilities are natural, over the whole vocabulary, before temperature and filters.)";
+
+constexpr char kTokenizeFooter[] = R"(
+Examples
+  echo -n 'hello world' | nibble tokenize --model m.gguf              [28120, 905]
+  echo '[28120, 905]' | nibble tokenize --model m.gguf --decode       hello world
+  echo '"hello"' | nibble tokenize --model m.gguf --jsonl             one array a line)";
+
+constexpr char kInspectFooter[] = R"(
+Reads the file's directory, not its weights. Exit code 1 when the file is corrupt or cannot be served; the report is
+printed either way.)";
+
+constexpr char kBenchFooter[] = R"(
+A pass of batch N prefills N prompts together (prefill), then decodes for all of them (decode, at context =
+--prompt-tokens). Passes are interleaved --repeat times; rates are sums over the N sequences. JSON:
+{"machine":{..},"results":[{"test","prompt_tokens","generate_tokens","context","batch",
+"tokens_per_second":{"median","min","max"}},..]}
+
+Example
+  nibble bench --model m.gguf --prompt-tokens 512 --generate-tokens 128 --batch 1,8,32 --threads 2 --output json)";
+
+// The commands, each with the memory its flags are parsed into.
+class Commands {
+ public:
+  Commands() : app_(kAbout, "nibble") {
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", std::string("nibble ") + kVersion);
+    app_.set_help_all_flag("--help-all", "Help of every subcommand");
+    AddServe();
+    AddGenerate();
+    AddTokenize();
+    AddInspect();
+    AddEval();
+    AddBench();
+    AddHealth();
+    Add(app_, "version", "Print the version", [](const Io& io) {
+      io.out << kVersion << std::endl;
+      return kExitOk;
+    });
+  }
+
+  int Run(const std::vector<std::string>& args, const Environment& environment, const Io& io) {
+    try {
+      Parse(args, environment);
+    } catch (const CLI::ParseError& error) {
+      return app_.exit(error, io.out, io.err) == 0 ? kExitOk : kExitUsage;
+    }
+    for (const Command& command : commands_) {
+      if (command.app->parsed()) return command.run(io);
+    }
+    return kExitUsage;
+  }
+
+ private:
+  using RunFunction = std::function<int(const Io&)>;
+  struct Command {
+    CLI::App* app;
+    std::unique_ptr<Flags> flags;
+    RunFunction run;
+    std::vector<std::string> path;  // the words that choose it
+  };
+
+  // The environment's values become arguments of the chosen command, in front of the given ones.
+  void Parse(const std::vector<std::string>& args, const Environment& environment) {
+    std::vector<std::string> full = args;
+    for (const Command& command : commands_) {
+      const size_t words = command.path.size();
+      if (args.size() < words ||
+          !std::equal(command.path.begin(), command.path.end(), args.begin())) {
+        continue;
+      }
+      const std::vector<std::string> extra = command.flags->EnvironmentArgs(args, environment);
+      full.insert(full.begin() + static_cast<std::ptrdiff_t>(words), extra.begin(), extra.end());
+    }
+    app_.parse(std::vector<std::string>(full.rbegin(), full.rend()));  // CLI11 takes them reversed
+  }
+
+  Flags& Add(CLI::App& parent, const std::string& name, const std::string& about, RunFunction run) {
+    CLI::App* app = parent.add_subcommand(name, about);
+    std::vector<std::string> path = {name};
+    if (&parent != &app_) path.insert(path.begin(), parent.get_name());
+    commands_.push_back({app, std::make_unique<Flags>(*app), std::move(run), std::move(path)});
+    return *commands_.back().flags;
+  }
+
+  void AddServe() {
+    Flags& flags = Add(app_, "serve", "Serve a model over gRPC",
+                       [this](const Io& io) { return RunServe(serve_, serve_values_(), io); });
+    AddServeFlags(flags, serve_);
+    flags.App().add_flag("--print-config", serve_.print_config,
+                         "Print the effective configuration as JSON and exit");
+    serve_values_ = [&flags] { return flags.Values(); };
+    flags.App().footer(kServeFooter);
+  }
+  void AddGenerate() {
+    Flags& flags = Add(app_, "generate", "Complete a prompt, here or on a server",
+                       [this](const Io& io) { return RunGenerate(generate_, io); });
+    AddGenerateFlags(flags, generate_);
+    flags.App().footer(kGenerateFooter);
+  }
+  void AddTokenize() {
+    Flags& flags = Add(app_, "tokenize", "Text on stdin to token ids, or back",
+                       [this](const Io& io) { return RunTokenize(tokenize_, io); });
+    AddTokenizeFlags(flags, tokenize_);
+    flags.App().footer(kTokenizeFooter);
+  }
+  void AddInspect() {
+    Flags& flags = Add(app_, "inspect", "Say what a model file is",
+                       [this](const Io& io) { return RunInspect(inspect_, io); });
+    AddInspectFlags(flags.App(), flags, inspect_);
+    flags.App().footer(kInspectFooter);
+  }
+  void AddEval() {
+    CLI::App* eval = app_.add_subcommand("eval", "Measure a model's quality");
+    eval->require_subcommand(1);
+    Flags& flags = Add(*eval, "perplexity", "Perplexity of a text",
+                       [this](const Io& io) { return RunPerplexity(perplexity_, io); });
+    AddPerplexityFlags(flags, perplexity_);
+    flags.App().footer(kPerplexityProtocol);
+  }
+  void AddBench() {
+    Flags& flags = Add(app_, "bench", "Measure a model's speed on this machine",
+                       [this](const Io& io) { return RunBench(bench_, io); });
+    AddBenchFlags(flags, bench_);
+    flags.App().footer(kBenchFooter);
+  }
+  void AddHealth() {
+    Flags& flags = Add(app_, "health", "Ask a server whether it serves; exit code 0 when it does",
+                       [this](const Io& io) { return RunHealth(health_, io); });
+    AddHealthFlags(flags, health_);
+    flags.App().footer("\nExample\n  nibble health --server 127.0.0.1:50051");
+  }
+
+  CLI::App app_;
+  ServeFlags serve_;
+  GenerateFlags generate_;
+  TokenizeFlags tokenize_;
+  InspectFlags inspect_;
+  PerplexityFlags perplexity_;
+  BenchFlags bench_;
+  HealthFlags health_;
+  std::function<nlohmann::ordered_json()> serve_values_;
+  std::vector<Command> commands_;
+};
+
+}  // namespace
+
+int RunCli(const std::vector<std::string>& args, const Environment& environment, const Io& io) {
+  Commands commands;
+  return commands.Run(args, environment, io);
+}
+
+}  // namespace nibble

@@ -1,0 +1,30 @@
+// `nibble inspect`: what a model file is, without loading its weights. A corrupt file gives a
+// report too.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/flags.h"
+#include "cli/io.h"
+#include "cli/output.h"
+#include "engine/inspect.h"
+
+namespace nibble {
+
+struct InspectFlags {
+  std::string file;
+  bool tensors = false;   // list every tensor in the text form too
+  bool metadata = false;  // likewise every key
+  OutputFormat output = OutputFormat::kText;
+};
+
+void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect);
+
+nlohmann::ordered_json InspectJson(const InspectReport& report);
+void PrintInspectText(const InspectReport& report, const InspectFlags& flags, std::ostream& out);
+
+// 0 for a file that can be served, 1 otherwise; the report is on stdout either way.
+int RunInspect(const InspectFlags& flags, const Io& io);
+
+}  // namespace nibble

@@ -1,0 +1,11 @@
+#include "cli/io.h"
+
+namespace nibble {
+
+int Fail(const Io& io, const absl::Status& status) {
+  io.err << "nibble: " << absl::StatusCodeToString(status.code()) << ": " << status.message()
+         << std::endl;
+  return kExitFailure;
+}
+
+}  // namespace nibble

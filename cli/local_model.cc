@@ -1,0 +1,99 @@
+#include "cli/local_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/model_file.h"
+#include "engine/weights/weight_source.h"
+
+namespace nibble {
+namespace {
+
+// Reports how long a phase took when it ends.
+class PhaseTimer {
+ public:
+  PhaseTimer(const LoadEvents& events, absl::string_view phase)
+      : events_(events), phase_(phase), start_(clock_.Now()) {}
+  ~PhaseTimer() {
+    if (events_.phase) events_.phase(phase_, clock_.Now() - start_);
+  }
+  PhaseTimer(const PhaseTimer&) = delete;
+  PhaseTimer& operator=(const PhaseTimer&) = delete;
+
+ private:
+  const LoadEvents& events_;
+  absl::string_view phase_;
+  SteadyClock clock_;
+  Instant start_;
+};
+
+absl::StatusOr<std::unique_ptr<GgufFile>> OpenFile(const std::string& path) {
+  if (path.empty()) {
+    return absl::InvalidArgumentError(
+        "--model: found nothing, needed a GGUF file; `make model` brings one into models/");
+  }
+  NIBBLE_ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
+  return std::make_unique<GgufFile>(std::move(file));
+}
+
+}  // namespace
+
+int64_t KvBytesPerToken(const ModelConfig& config) {
+  constexpr int64_t kKeyAndValue = 2, kF16Bytes = 2;
+  return kKeyAndValue * kF16Bytes * config.num_layers * config.num_kv_heads * config.head_dim;
+}
+
+int32_t FittingContext(const ModelConfig& config, const RunnerOptions& options) {
+  const int64_t block_bytes = KvBytesPerToken(config) * options.block_size;
+  const int64_t cache_tokens = options.kv_cache_bytes / block_bytes * options.block_size;
+  if (cache_tokens >= config.context_length) return config.context_length;
+  return std::max<int64_t>(cache_tokens, 1);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path) {
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, OpenFile(path));
+  return LoadTokenizer(*file);
+}
+
+absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEvents& events) {
+  LocalModel model;
+  {
+    PhaseTimer timer(events, "open");
+    NIBBLE_ASSIGN_OR_RETURN(model.file, OpenFile(flags.model));
+    NIBBLE_ASSIGN_OR_RETURN(model.config, ReadModelConfig(*model.file));
+    NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateCpuBackend(flags.cpu));
+  }
+  PhaseTimer timer(events, "tokenizer");
+  NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*model.file));
+  NIBBLE_ASSIGN_OR_RETURN(model.chat_template, LoadChatTemplate(*model.file, *model.tokenizer));
+  return model;
+}
+
+absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options,
+                         const LoadEvents& events) {
+  PhaseTimer timer(events, "weights");
+  RunnerOptions fitting = options;
+  if (fitting.max_context == 0) {
+    fitting.max_context = FittingContext(model.config, options);
+    if (fitting.max_context < model.config.context_length && events.note) {
+      events.note(absl::StrCat("context is ", fitting.max_context, " tokens, the model's own is ",
+                               model.config.context_length, ": the KV cache of ",
+                               options.kv_cache_bytes >> 20,
+                               " MiB holds no more; raise --kv-cache-mib"));
+    }
+  }
+  const std::unique_ptr<WeightSource> source = MakeGgufSource(*model.file);
+  NIBBLE_ASSIGN_OR_RETURN(model.runner, DeviceRunner::Create(*model.backend, model.config, *source,
+                                                             fitting, events.progress));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events) {
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags, events));
+  NIBBLE_RETURN_IF_ERROR(LoadWeights(model, flags.Runner(), events));
+  return model;
+}
+
+}  // namespace nibble

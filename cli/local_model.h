@@ -1,0 +1,56 @@
+// A model in this process: from a path to the parts an engine, a benchmark or an evaluation needs.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cli/model_flags.h"
+#include "engine/base/clock.h"
+#include "engine/model/device_runner.h"
+#include "engine/model/model_config.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "engine/weights/gguf_file.h"
+#include "kernels/backend.h"
+
+namespace nibble {
+
+// Who wants to know how loading goes; any of them may be empty. Called on the loading thread.
+struct LoadEvents {
+  std::function<void(absl::string_view phase, Duration took)>
+      phase;                                                  // "open", "weights", "tokenizer"
+  std::function<void(int64_t done, int64_t total)> progress;  // bytes of weights
+  std::function<void(const std::string&)> note;               // one line for people
+};
+
+// Order matters: what is declared later uses, and is destroyed before, what is declared earlier.
+struct LocalModel {
+  std::unique_ptr<GgufFile> file;
+  ModelConfig config;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<DeviceRunner> runner;
+};
+
+// Opens and loads everything. Without a chat template the result is OK with `chat_template` null.
+absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events);
+
+// The same in two steps, for callers that size the cache by what they read: OpenLocalModel leaves
+// `runner` null, LoadWeights fills it.
+absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEvents& events);
+absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options, const LoadEvents& events);
+
+// Only what tokenize needs; the weights are not touched.
+absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path);
+
+// Bytes of k and v of one token in the cache (f16).
+int64_t KvBytesPerToken(const ModelConfig& config);
+
+// The context to use when the caller named none: the model's own, or the whole cache if that is
+// smaller, rounded down to whole blocks.
+int32_t FittingContext(const ModelConfig& config, const RunnerOptions& options);
+
+}  // namespace nibble

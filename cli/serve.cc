@@ -1,0 +1,179 @@
+#include "cli/serve.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cli/hints.h"
+#include "cli/local_model.h"
+#include "cli/port_file.h"
+#include "cli/progress.h"
+#include "cli/signals.h"
+#include "cli/version.h"
+#include "engine/base/log.h"
+#include "engine/base/mutex.h"
+#include "engine/base/status_macros.h"
+#include "engine/weights/weight_source.h"
+
+namespace nibble {
+namespace {
+
+// Turns the first signal into a drain, once there is a server to drain.
+class Shutdown {
+ public:
+  void LogTo(std::shared_ptr<Log> log) {
+    MutexLock lock(mutex_);
+    log_ = std::move(log);
+  }
+  void ServeWith(Server* server) {
+    MutexLock lock(mutex_);
+    server_ = server;
+  }
+  void Hear(int signal) {
+    MutexLock lock(mutex_);
+    if (log_ != nullptr) {
+      log_->Info("signal", {{"signal", signal}, {"serving", server_ != nullptr}});
+    }
+    if (server_ == nullptr) std::_Exit(kExitOk);
+    server_->Drain();
+  }
+
+ private:
+  Mutex mutex_;
+  Server* server_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::shared_ptr<Log> log_ ABSL_GUARDED_BY(mutex_);
+};
+
+LoadEvents ServeLoadEvents(Server& server, Log& log, Progress& progress) {
+  LoadEvents events;
+  events.phase = [&server, &log](absl::string_view phase, Duration took) {
+    server.ReportStartupPhase(phase, took);
+    log.Info("startup_phase", {{"phase", phase}, {"seconds", Seconds(took)}});
+  };
+  events.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  events.note = [&log](const std::string& note) { log.Warning("note", {{"message", note}}); };
+  return events;
+}
+
+// The type that holds most bytes, and what all tensors hold.
+void DescribeWeights(const std::vector<TensorReport>& tensors, ModelInfo& info) {
+  std::map<std::string, int64_t> bytes;
+  for (const TensorReport& tensor : tensors) {
+    bytes[tensor.file_type] += tensor.file_bytes;
+    info.num_parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1},
+                                           std::multiplies<int64_t>());
+  }
+  const auto most = std::max_element(
+      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most != bytes.end()) info.weights_format = most->first;
+}
+
+ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
+  const DeviceInfo device = model.backend->Info();
+  ModelInfo info;
+  info.name = options.model_name;
+  info.architecture = model.config.architecture;
+  DescribeWeights(MakeGgufSource(*model.file)->Report(), info);
+  info.weights_bytes = model.runner->bytes().weights;
+  info.kv_cache_bytes = model.runner->bytes().kv_cache;
+  info.context_length = model.config.context_length;
+  if (model.chat_template != nullptr)
+    info.chat_template = std::string(model.chat_template->source());
+  info.backend = absl::StrCat(device.name, " ", device.isa, ", ", device.num_threads, " threads");
+  return info;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(LocalModel& model, const ServeFlags& flags,
+                                                   const Clock& clock, EngineObserver* observer) {
+  EngineParts parts;
+  parts.runner = std::move(model.runner);
+  parts.tokenizer = std::move(model.tokenizer);
+  parts.chat_template = std::move(model.chat_template);
+  parts.clock = &clock;
+  parts.observer = observer;
+  return Engine::Create(std::move(parts), EngineOptionsOf(flags));
+}
+
+absl::StatusOr<LocalModel> Load(const ServeFlags& flags, Server& server, Log& log, const Io& io) {
+  Progress progress(io.err, io.err_is_terminal, "loading",
+                    [&log](const std::string& line) { log.Info("progress", {{"message", line}}); });
+  const LoadEvents events = ServeLoadEvents(server, log, progress);
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, events));
+  log.Info("device", {{"chosen", model.backend->Info().why}});
+  NIBBLE_RETURN_IF_ERROR(LoadWeights(model, RunnerOptionsOf(flags), events));
+  return model;
+}
+
+// From a loaded model to a server that says SERVING.
+absl::Status StartServing(LocalModel& model, const ServeFlags& flags, const Clock& clock,
+                          Server& server, Log& log) {
+  const ServerOptions options = ServerOptionsOf(flags);
+  const ModelInfo info = ModelInfoOf(model, options);
+  const Instant start = clock.Now();
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                          MakeEngine(model, flags, clock, server.observer()));
+  server.ReportStartupPhase("engine", clock.Now() - start);
+  server.Serve(std::move(engine), info);
+  log.Info("serving", {{"model", info.name},
+                       {"backend", info.backend},
+                       {"weights_bytes", info.weights_bytes},
+                       {"kv_cache_bytes", info.kv_cache_bytes},
+                       {"grpc", server.ports().grpc},
+                       {"metrics", server.ports().metrics},
+                       {"admin", server.ports().admin}});
+  return absl::OkStatus();
+}
+
+absl::Status Serve(const ServeFlags& flags, const std::shared_ptr<Log>& shared_log,
+                   Shutdown& shutdown, const Io& io) {
+  Log& log = *shared_log;
+  const SteadyClock clock;
+  ServerOptions options = ServerOptionsOf(flags);
+  options.log = shared_log;
+  LocalModel model;  // its backend outlives the engine, which the server owns
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options, clock));
+  log.Info("listening", {{"version", kVersion},
+                         {"grpc", server->ports().grpc},
+                         {"metrics", server->ports().metrics},
+                         {"admin", server->ports().admin}});
+  NIBBLE_ASSIGN_OR_RETURN(model, Load(flags, *server, log, io));
+  NIBBLE_RETURN_IF_ERROR(StartServing(model, flags, clock, *server, log));
+  shutdown.ServeWith(server.get());
+  if (!flags.port_file.empty()) {
+    NIBBLE_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()));
+  }
+  io.err << ServingHints(options, server->ports(), FindHintContext()) << std::flush;
+  const absl::Status drained = server->WaitUntilDrained();
+  shutdown.ServeWith(nullptr);
+  log.Info("stopped", {{"status", drained.ToString()}});
+  return drained;
+}
+
+}  // namespace
+
+int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, const Io& io) {
+  if (flags.print_config) {
+    io.out << config.dump(2) << std::endl;
+    return kExitOk;
+  }
+  if (const absl::Status status = Validate(flags); !status.ok()) {
+    Fail(io, status);
+    return kExitUsage;
+  }
+  Shutdown shutdown;
+  // The signals are blocked before any other thread starts, the log's included.
+  const SignalWaiter signals([&shutdown](int signal) { shutdown.Hear(signal); });
+  const std::shared_ptr<Log> log = Log::ToStderr(flags.log_level);
+  shutdown.LogTo(log);
+  const absl::Status status = Serve(flags, log, shutdown, io);
+  if (status.ok()) return kExitOk;
+  Fail(io, status);
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
+}
+
+}  // namespace nibble
