@@ -1,4 +1,5 @@
-// A vocabulary as weight files describe it, free of any file format. Made by engine/model_file, used by Tokenizer.
+// A vocabulary as weight files describe it, free of any file format. Made by engine/model_file,
+// used by Tokenizer.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +24,12 @@ enum class TokenType : uint8_t {  // GGUF's numbers
 
 struct TokenizerSpec {
   TokenizerModel model = TokenizerModel::kByteBpe;
-  std::string pre;                    // GGUF tokenizer.ggml.pre: "gpt-2", "smollm", "llama-bpe", "qwen2"
-  std::vector<std::string> tokens;    // by id
-  std::vector<float> scores;          // SentencePiece; as many as tokens, or empty
-  std::vector<TokenType> types;       // as many as tokens, or empty: all normal
-  std::vector<std::string> merges;    // byte-level BPE, "left right", best first
-  int32_t bos_id = -1;                // -1: none
+  std::string pre;  // GGUF tokenizer.ggml.pre: "gpt-2", "smollm", "llama-bpe", "qwen2"
+  std::vector<std::string> tokens;  // by id
+  std::vector<float> scores;        // SentencePiece; as many as tokens, or empty
+  std::vector<TokenType> types;     // as many as tokens, or empty: all normal
+  std::vector<std::string> merges;  // byte-level BPE, "left right", best first
+  int32_t bos_id = -1;              // -1: none
   int32_t eos_id = -1;
   int32_t eot_id = -1;
   int32_t eom_id = -1;
