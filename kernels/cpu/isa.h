@@ -1,5 +1,6 @@
-// Which instruction set the CPU backend runs, found by cpuid at start-up. (AVX2 here means AVX2 + FMA + F16C;
-// AVX-512-VNNI means F, BW, DQ, VL and VNNI; both also need the operating system to save the registers.)
+// Which instruction set the CPU backend runs, found by cpuid at start-up. (AVX2 here means AVX2 +
+// FMA + F16C; AVX-512-VNNI means F, BW, DQ, VL and VNNI; both also need the operating system to
+// save the registers.)
 #pragma once
 
 #include <string>
@@ -20,7 +21,8 @@ absl::string_view IsaName(CpuIsa isa);  // "auto", "scalar", "avx2", "avx512_vnn
 // The best this machine has.
 CpuIsa DetectIsa();
 
-// `wanted`, or the best for kAuto. FAILED_PRECONDITION when the machine lacks it, naming what it has.
+// `wanted`, or the best for kAuto. FAILED_PRECONDITION when the machine lacks it, naming what it
+// has.
 absl::StatusOr<IsaChoice> ChooseIsa(CpuIsa wanted);
 
 }  // namespace nibble

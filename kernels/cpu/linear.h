@@ -1,15 +1,17 @@
 // The linear op and the embedding op of the CPU backend, over weights packed once at load.
 //
-//   y = x W^T + bias.  With CpuActivations::kInt8 and an int4 or int8 weight, each row of x is first quantized to
-//   int8 in groups of 32 columns (quantize_rows.h); integer dot products are exact, and one f32 accumulator an
-//   output takes the groups in ascending order. With kF32, and for bf16 and f32 weights always, f32 activations
-//   meet weights dequantized exactly as quant::Matrix defines, columns in ascending order.
+//   y = x W^T + bias.  With CpuActivations::kInt8 and an int4 or int8 weight, each row of x is
+//   first quantized to int8 in groups of 32 columns (quantize_rows.h); integer dot products are
+//   exact, and one f32 accumulator an output takes the groups in ascending order. With kF32, and
+//   for bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
+//   quant::Matrix defines, columns in ascending order.
 //
-// Batch invariance (ops.h): a row of y is the same bits whatever the number of rows, the place of the row among
-// them, and the number of threads. AVX2 and AVX-512-VNNI give the same bits as each other; the scalar path has no
-// fused multiply-add and differs by its rounding.
+// Batch invariance (ops.h): a row of y is the same bits whatever the number of rows, the place of
+// the row among them, and the number of threads. AVX2 and AVX-512-VNNI give the same bits as each
+// other; the scalar path has no fused multiply-add and differs by its rounding.
 //
-// Cost: one row reads every weight once (memory-bound); from about 8 rows on it is bound by the dot products.
+// Cost: one row reads every weight once (memory-bound); from about 8 rows on it is bound by the dot
+// products.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +25,14 @@
 
 namespace nibble {
 
-// The private layout of the CPU backend (packed_matrix.h). It serves every ISA and both kinds of activations, and
-// as an embedding table too, so tied weights are stored once.
-// INVALID_ARGUMENT for a matrix that quant::Validate refuses; UNIMPLEMENTED names lut4, fp8, and int formats whose
-// cols are not a multiple of 32.
+// The private layout of the CPU backend (packed_matrix.h). It serves every ISA and both kinds of
+// activations, and as an embedding table too, so tied weights are stored once. INVALID_ARGUMENT for
+// a matrix that quant::Validate refuses; UNIMPLEMENTED names lut4, fp8, and int formats whose cols
+// are not a multiple of 32.
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix);
 
-// What LinearCpu works in: quantized rows and panels. Owned by the backend, grows to the largest call.
+// What LinearCpu works in: quantized rows and panels. Owned by the backend, grows to the largest
+// call.
 class LinearScratch {
  public:
   LinearScratch();
@@ -44,8 +47,8 @@ class LinearScratch {
   std::unique_ptr<Buffers> buffers_;
 };
 
-// REQUIRES: weights made by PackCpu; x and y f32; shapes as LinearParams says; y does not overlap x; `isa` is one
-// this machine has, never kAuto.
+// REQUIRES: weights made by PackCpu; x and y f32; shapes as LinearParams says; y does not overlap
+// x; `isa` is one this machine has, never kAuto.
 void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& params, CpuIsa isa,
                CpuActivations activations);
 

@@ -1,0 +1,173 @@
+// The readable path: what linear_avx2.cc and linear_avx512.cc must agree with, and what runs where
+// they cannot. It goes through the layout by packed_matrix.h's index functions, one element at a
+// time.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/half.h"
+
+namespace nibble::cpu {
+namespace {
+
+template <typename T>
+T Load(const uint8_t* bytes, int64_t index) {
+  T value;
+  std::memcpy(&value, bytes + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  return value;
+}
+
+template <typename T>
+void Store(uint8_t* bytes, int64_t index, T value) {
+  std::memcpy(bytes + index * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+}
+
+// Of a group or half: minus_sum and sum, from its codes.
+void StoreSums(const int8_t* codes, int count, float scale, uint8_t* minus_sum, uint8_t* sum,
+               int32_t token) {
+  int32_t total = 0;
+  for (int i = 0; i < count; ++i) total += codes[i];
+  Store<int32_t>(minus_sum, token, -total);
+  Store<float>(sum, token, scale * static_cast<float>(total));
+}
+
+void QuantizeGroup(const float* x, TileLayout layout, int32_t token, uint8_t* group) {
+  float largest = 0;
+  bool finite = true;
+  for (int i = 0; i < kGroup; ++i) {
+    largest = std::fmax(largest, std::fabs(x[i]));
+    finite = finite && std::isfinite(x[i]);
+  }
+  float scale = largest / 127.0f;
+  float inverse = 127.0f / largest;
+  if (!finite) {
+    scale = NAN;
+    inverse = 0;
+  } else if (largest < kSmallestScaled) {
+    scale = 0;
+    inverse = 0;
+  }
+  int8_t codes[kGroup] = {};
+  for (int i = 0; i < kGroup && inverse != 0; ++i) {
+    codes[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+  }
+  std::memcpy(group + token * kGroup, codes, kGroup);
+  Store<float>(group + layout.scale_at(), token, scale);
+  StoreSums(codes, kGroup, scale, group + layout.minus_sum_at(), group + layout.sum_at(), token);
+  for (int half = 0; half < 2 && layout.halves; ++half) {
+    StoreSums(codes + 16 * half, 16, scale, group + layout.half_minus_sum_at(half),
+              group + layout.half_sum_at(half), token);
+  }
+}
+
+void QuantizeRow(const float* x, int32_t cols, TileLayout layout, int32_t token, uint8_t* tile) {
+  for (int32_t g = 0; g < cols / kGroup; ++g) {
+    QuantizeGroup(x + g * kGroup, layout, token, tile + g * layout.group_bytes());
+  }
+}
+
+int32_t Code(const WeightBlock& w, int32_t row, int32_t k) {
+  if (w.storage == Storage::kInt8) return w.codes[Int8CodeAt(row, k, w.cols)];
+  const uint8_t byte = w.codes[Int4CodeAt(row, k, w.cols)];
+  return Int4IsHighNibble(k) ? byte >> 4 : byte & 15;
+}
+
+float ScaleOrOffset(const WeightBlock& w, int32_t row, int32_t group, bool offset) {
+  if (offset && !w.has_offsets) return 0;
+  const int64_t at =
+      ScaleAt(row, group, w.cols / w.group, w.has_offsets) + (offset ? kBlockRows : 0);
+  return w.scales_are_f16 ? F16ToF32(Load<uint16_t>(w.scales, at)) : Load<float>(w.scales, at);
+}
+
+// sum over columns k0 .. k0 + count - 1 of (code - zero_point) * activation, exact.
+int32_t IntegerDot(const WeightBlock& w, int32_t row, int32_t k0, int32_t count,
+                   const uint8_t* activations, int32_t minus_sum) {
+  int32_t dot = w.zero_point * minus_sum;
+  for (int32_t i = 0; i < count; ++i) {
+    dot += Code(w, row, k0 + i) * static_cast<int8_t>(activations[i]);
+  }
+  return dot;
+}
+
+// One output: groups in ascending order into one f32 accumulator.
+float Output(const WeightBlock& w, int32_t row, const uint8_t* tile, TileLayout layout,
+             int32_t token) {
+  const int32_t segment =
+      w.group < kGroup ? w.group : kGroup;  // columns of one integer dot product
+  float sum = 0;
+  for (int32_t k = 0; k < w.cols; k += segment) {
+    const uint8_t* group = tile + k / kGroup * layout.group_bytes();
+    const int half = k % kGroup / 16;
+    const bool whole = segment == kGroup;
+    const int32_t minus_sum = Load<int32_t>(
+        group + (whole ? layout.minus_sum_at() : layout.half_minus_sum_at(half)), token);
+    const float x_sum =
+        Load<float>(group + (whole ? layout.sum_at() : layout.half_sum_at(half)), token);
+    const float x_scale = Load<float>(group + layout.scale_at(), token);
+    const int32_t dot =
+        IntegerDot(w, row, k, segment, group + token * kGroup + k % kGroup, minus_sum);
+    sum += ScaleOrOffset(w, row, k / w.group, false) * x_scale * static_cast<float>(dot);
+    if (w.has_offsets) sum += ScaleOrOffset(w, row, k / w.group, true) * x_sum;
+  }
+  return sum;
+}
+
+void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
+  for (int32_t t = 0; t < tokens; ++t) {
+    for (int32_t n = 0; n < out.num_rows; ++n) {
+      float value = sums[t * kBlockRows + n];
+      if (out.bias != nullptr) value += out.bias[n];
+      float* y = out.y + t * out.stride + n;
+      *y = out.accumulate ? *y + value : value;
+    }
+  }
+}
+
+void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
+             const OutputTile& out) {
+  float sums[kTileTokens * kBlockRows];
+  for (int32_t t = 0; t < layout.tokens; ++t) {
+    for (int32_t row = 0; row < out.num_rows; ++row) {
+      sums[t * kBlockRows + row] = Output(weight, row, tile, layout, t);
+    }
+  }
+  StoreTile(sums, layout.tokens, out);
+}
+
+float Weight(const WeightBlock& w, int32_t row, int32_t k) {
+  if (w.storage == Storage::kF32) return Load<float>(w.codes, FloatCodeAt(row, k, w.cols));
+  if (w.storage == Storage::kBf16) {
+    return Bf16ToF32(Load<uint16_t>(w.codes, FloatCodeAt(row, k, w.cols)));
+  }
+  const float code = static_cast<float>(Code(w, row, k) - w.zero_point);
+  const float product = ScaleOrOffset(w, row, k / w.group, false) * code;
+  return w.has_offsets ? product + ScaleOrOffset(w, row, k / w.group, true) : product;
+}
+
+void DequantizePanel(const WeightBlock& weight, int32_t k0, int32_t k1, float* panel) {
+  for (int32_t k = k0; k < k1; ++k) {
+    for (int32_t row = 0; row < kBlockRows; ++row) *panel++ = Weight(weight, row, k);
+  }
+}
+
+void PanelTile(const float* panel, int32_t num_cols, const float* x, int64_t x_stride,
+               int32_t tokens, float* sums) {
+  for (int32_t t = 0; t < tokens; ++t) {
+    for (int32_t k = 0; k < num_cols; ++k) {
+      for (int32_t row = 0; row < kBlockRows; ++row) {
+        sums[t * kBlockRows + row] += panel[k * kBlockRows + row] * x[t * x_stride + k];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const LinearKernels kScalarLinear = {.quantize_row = QuantizeRow,
+                                     .int_tile = IntTile,
+                                     .dequantize_panel = DequantizePanel,
+                                     .panel_tile = PanelTile,
+                                     .store_tile = StoreTile};
+
+}  // namespace nibble::cpu

@@ -1,0 +1,232 @@
+#include "kernels/cpu/packed_matrix.h"
+
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/half.h"
+
+namespace nibble {
+namespace cpu {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+int64_t BlockCodeBytes(const CpuMatrix::Shape& shape) {
+  const int64_t elements = static_cast<int64_t>(shape.cols) * kBlockRows;
+  switch (shape.storage) {
+    case Storage::kInt4:
+      return elements / 2;
+    case Storage::kInt8:
+      return elements;
+    case Storage::kBf16:
+      return elements * 2;
+    case Storage::kF32:
+      return elements * 4;
+  }
+  return 0;
+}
+
+int64_t BlockScaleBytes(const CpuMatrix::Shape& shape) {
+  if (shape.group == 0) return 0;
+  const int64_t scales = static_cast<int64_t>(shape.cols / shape.group) * kBlockRows;
+  return scales * (shape.has_offsets ? 2 : 1) * (shape.scales_are_f16 ? 2 : 4);
+}
+
+}  // namespace
+
+void AlignedDelete::operator()(uint8_t* p) const { ::operator delete[](p, kAlignment); }
+
+AlignedBytes AllocateAligned(int64_t size_bytes) {
+  if (size_bytes == 0) return nullptr;
+  auto* bytes =
+      static_cast<uint8_t*>(::operator new[](static_cast<size_t>(size_bytes), kAlignment));
+  std::memset(bytes, 0, static_cast<size_t>(size_bytes));
+  return AlignedBytes(bytes);
+}
+
+CpuMatrix::CpuMatrix(const Shape& shape)
+    : shape_(shape),
+      block_code_bytes_(BlockCodeBytes(shape)),
+      block_scale_bytes_(BlockScaleBytes(shape)),
+      codes_(AllocateAligned(num_blocks() * block_code_bytes_)),
+      scales_(AllocateAligned(num_blocks() * block_scale_bytes_)) {}
+
+WeightBlock CpuMatrix::block(int32_t index) const {
+  return {.codes = codes_.get() + index * block_code_bytes_,
+          .scales = scales_.get() + index * block_scale_bytes_,
+          .cols = shape_.cols,
+          .group = shape_.group,
+          .zero_point = shape_.zero_point,
+          .storage = shape_.storage,
+          .scales_are_f16 = shape_.scales_are_f16,
+          .has_offsets = shape_.has_offsets};
+}
+
+float CpuMatrix::Scale(int64_t element) const {
+  if (shape_.scales_are_f16) {
+    uint16_t bits;
+    std::memcpy(&bits, scales_.get() + 2 * element, sizeof(bits));
+    return F16ToF32(bits);
+  }
+  float value;
+  std::memcpy(&value, scales_.get() + 4 * element, sizeof(value));
+  return value;
+}
+
+void CpuMatrix::DequantizeRow(int32_t n, float* out) const {
+  const int32_t cols = shape_.cols;
+  if (shape_.storage == Storage::kF32) {
+    const auto* codes = reinterpret_cast<const float*>(codes_.get());
+    for (int32_t k = 0; k < cols; ++k) out[k] = codes[FloatCodeAt(n, k, cols)];
+    return;
+  }
+  if (shape_.storage == Storage::kBf16) {
+    const auto* codes = reinterpret_cast<const uint16_t*>(codes_.get());
+    for (int32_t k = 0; k < cols; ++k) out[k] = Bf16ToF32(codes[FloatCodeAt(n, k, cols)]);
+    return;
+  }
+  const int32_t groups = cols / shape_.group;
+  for (int32_t g = 0; g < groups; ++g) {
+    const int64_t at = ScaleAt(n, g, groups, shape_.has_offsets);
+    const float scale = Scale(at);
+    const float offset = shape_.has_offsets ? Scale(at + kBlockRows) : 0.0f;
+    for (int32_t k = g * shape_.group; k < (g + 1) * shape_.group; ++k) {
+      int32_t code;
+      if (shape_.storage == Storage::kInt8) {
+        code = codes_[Int8CodeAt(n, k, cols)];
+      } else {
+        const uint8_t byte = codes_[Int4CodeAt(n, k, cols)];
+        code = Int4IsHighNibble(k) ? byte >> 4 : byte & 15;
+      }
+      const float product = scale * static_cast<float>(code - shape_.zero_point);
+      out[k] = shape_.has_offsets ? product + offset : product;
+    }
+  }
+}
+
+namespace {
+
+constexpr int32_t kInt8ZeroPoint = 128;
+constexpr int32_t kInt4ZeroPoint = 8;
+
+// Q4_0's offsets. With f16 scales s * (q - 8) and s * q - 8 * s are the same number exactly, so
+// nothing is lost.
+bool OffsetsAreMinusEightScales(const quant::Matrix& matrix) {
+  if (matrix.offsets.empty()) return false;
+  for (size_t i = 0; i < matrix.scales.size(); ++i) {
+    if (matrix.offsets[i] != -8.0f * matrix.scales[i]) return false;
+  }
+  return true;
+}
+
+CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix) {
+  CpuMatrix::Shape shape{.rows = matrix.rows, .cols = matrix.cols};
+  if (matrix.format == quant::Format::kF32 || matrix.format == quant::Format::kBf16) {
+    shape.storage = matrix.format == quant::Format::kF32 ? Storage::kF32 : Storage::kBf16;
+    return shape;
+  }
+  const bool narrow_group = matrix.group % kGroup != 0;
+  shape.group = narrow_group ? 16 : matrix.group;
+  shape.scales_are_f16 = quant::ScalesFitF16(matrix);
+  shape.has_offsets = !matrix.offsets.empty();
+  shape.storage = Storage::kInt8;
+  shape.zero_point = kInt8ZeroPoint;
+  if (matrix.format == quant::Format::kInt4Affine && !narrow_group) {
+    shape.storage = Storage::kInt4;
+    const bool fold = shape.scales_are_f16 && OffsetsAreMinusEightScales(matrix);
+    shape.zero_point = fold ? kInt4ZeroPoint : 0;
+    shape.has_offsets = shape.has_offsets && !fold;
+  }
+  return shape;
+}
+
+void PackFloats(const quant::Matrix& matrix, CpuMatrix& packed) {
+  const int size = matrix.format == quant::Format::kF32 ? 4 : 2;
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    for (int32_t k = 0; k < matrix.cols; ++k) {
+      const int64_t from = static_cast<int64_t>(n) * matrix.cols + k;
+      std::memcpy(packed.codes() + size * FloatCodeAt(n, k, matrix.cols),
+                  matrix.codes.data() + size * from, size);
+    }
+  }
+}
+
+// The code of the canonical matrix as the packed one stores it, unsigned.
+uint8_t UnsignedCode(const quant::Matrix& matrix, int64_t element, bool widened) {
+  if (matrix.format == quant::Format::kInt8) return matrix.codes[element] ^ 0x80;
+  const uint8_t byte = matrix.codes[element / 2];
+  const uint8_t code = element % 2 == 0 ? byte & 15 : byte >> 4;
+  return widened ? code + kInt8ZeroPoint : code;
+}
+
+void PackIntCodes(const quant::Matrix& matrix, CpuMatrix& packed) {
+  const bool is_int4 = packed.shape().storage == Storage::kInt4;
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    for (int32_t k = 0; k < matrix.cols; ++k) {
+      const int64_t element = static_cast<int64_t>(n) * matrix.cols + k;
+      const uint8_t code = UnsignedCode(matrix, element, !is_int4);
+      if (is_int4) {
+        packed.codes()[Int4CodeAt(n, k, matrix.cols)] |= Int4IsHighNibble(k) ? code << 4 : code;
+      } else {
+        packed.codes()[Int8CodeAt(n, k, matrix.cols)] = code;
+      }
+    }
+  }
+}
+
+void StoreScale(CpuMatrix& packed, int64_t element, float value) {
+  if (packed.shape().scales_are_f16) {
+    const uint16_t bits = F32ToF16(value);
+    std::memcpy(packed.scales() + 2 * element, &bits, sizeof(bits));
+  } else {
+    std::memcpy(packed.scales() + 4 * element, &value, sizeof(value));
+  }
+}
+
+void PackScales(const quant::Matrix& matrix, CpuMatrix& packed) {
+  const CpuMatrix::Shape& shape = packed.shape();
+  const int32_t groups = shape.cols / shape.group;
+  const int32_t source_groups = matrix.cols / matrix.group;
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    for (int32_t g = 0; g < groups; ++g) {
+      const int64_t source =
+          static_cast<int64_t>(n) * source_groups + g * shape.group / matrix.group;
+      const int64_t at = ScaleAt(n, g, groups, shape.has_offsets);
+      StoreScale(packed, at, matrix.scales[source]);
+      if (shape.has_offsets) StoreScale(packed, at + kBlockRows, matrix.offsets[source]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cpu
+
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix) {
+  if (absl::Status status = quant::Validate(matrix); !status.ok()) return status;
+  if (matrix.format == quant::Format::kLut4 || matrix.format == quant::Format::kFp8) {
+    return absl::UnimplementedError(absl::StrCat("the cpu backend has no kernel for the format ",
+                                                 quant::FormatName(matrix.format),
+                                                 "; it has int4-affine, int8, bf16 and f32"));
+  }
+  const bool is_float =
+      matrix.format == quant::Format::kF32 || matrix.format == quant::Format::kBf16;
+  if (!is_float && matrix.cols % cpu::kGroup != 0) {
+    return absl::UnimplementedError(absl::StrCat(
+        "the cpu backend's ", quant::FormatName(matrix.format), " kernel: the matrix has ",
+        matrix.cols, " columns, needs a multiple of ", cpu::kGroup, "; store it as bf16"));
+  }
+  auto packed = std::make_unique<cpu::CpuMatrix>(cpu::ChooseShape(matrix));
+  if (is_float) {
+    cpu::PackFloats(matrix, *packed);
+  } else {
+    cpu::PackIntCodes(matrix, *packed);
+    cpu::PackScales(matrix, *packed);
+  }
+  return packed;
+}
+
+}  // namespace nibble

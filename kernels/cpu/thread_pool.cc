@@ -1,0 +1,139 @@
+#include "kernels/cpu/thread_pool.h"
+
+#include <chrono>
+#include <system_error>
+
+#include "kernels/check.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int kMaxParts = 65535;
+// Longer than the gaps between the ops of a step (a few us), shorter than what a scheduler would
+// notice.
+constexpr std::chrono::microseconds kSpinTime{50};
+constexpr int kPausesPerClockRead = 32;
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// True as soon as `done` is, false after kSpinTime.
+template <typename Condition>
+bool SpinUntil(Condition done) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kPausesPerClockRead; ++i) {
+      if (done()) return true;
+      Pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return done();
+}
+
+constexpr uint64_t kOnePart = uint64_t{1} << 32;
+constexpr uint32_t NextPart(uint64_t ticket) { return static_cast<uint32_t>(ticket >> 32); }
+constexpr uint32_t NumParts(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) {
+  NIBBLE_CHECK(num_threads >= 1 && num_threads <= kMaxThreads);
+  workers_.reserve(num_threads - 1);
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { WorkerLoop(); });
+  } catch (const std::system_error&) {
+    // The process is at its thread limit: run with those that started.
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_.store(true);
+  }
+  work_added_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::Run(int num_parts, absl::FunctionRef<void(int part)> fn) {
+  NIBBLE_CHECK(num_parts >= 0 && num_parts <= kMaxParts);
+  if (num_parts <= 1 || workers_.empty()) {
+    for (int part = 0; part < num_parts; ++part) fn(part);
+    return;
+  }
+  job_ = &fn;
+  unfinished_.store(num_parts, std::memory_order_relaxed);
+  ticket_.store(static_cast<uint64_t>(num_parts), std::memory_order_seq_cst);
+  WakeWorkers();
+  ClaimParts();
+  WaitForParts();
+}
+
+// Either this load sees a worker that is about to sleep, or that worker's last look at the ticket
+// sees the new job: both sides write first and read second, sequentially consistent.
+void ThreadPool::WakeWorkers() {
+  if (num_sleeping_.load(std::memory_order_seq_cst) == 0) return;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+  }
+  work_added_.notify_all();
+}
+
+bool ThreadPool::HasWork() const {
+  const uint64_t ticket = ticket_.load(std::memory_order_seq_cst);
+  return NextPart(ticket) < NumParts(ticket);
+}
+
+// A claim that succeeds keeps its job alive: Run cannot return before the part is done, so job_ is
+// that job's.
+void ThreadPool::ClaimParts() {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (NextPart(ticket) < NumParts(ticket)) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket + kOnePart, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+      continue;
+    }
+    (*job_)(static_cast<int>(NextPart(ticket)));
+    if (unfinished_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+        caller_sleeps_.load(std::memory_order_seq_cst)) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }
+      parts_done_.notify_one();
+    }
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::WaitForParts() {
+  const auto done = [this] { return unfinished_.load(std::memory_order_seq_cst) == 0; };
+  if (SpinUntil(done)) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  caller_sleeps_.store(true, std::memory_order_seq_cst);
+  parts_done_.wait(lock, done);
+  caller_sleeps_.store(false, std::memory_order_relaxed);
+}
+
+bool ThreadPool::SpinForWork() const {
+  return SpinUntil([this] { return HasWork() || stop_.load(std::memory_order_relaxed); });
+}
+
+void ThreadPool::WorkerLoop() {
+  while (!stop_.load(std::memory_order_relaxed)) {
+    if (!SpinForWork()) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
+      work_added_.wait(lock, [this] { return HasWork() || stop_.load(std::memory_order_relaxed); });
+      num_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+    ClaimParts();
+  }
+}
+
+}  // namespace nibble
