@@ -1,0 +1,139 @@
+// One linear call in a test: random x, weights packed from canonical matrices, and what float64
+// says y should be.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
+#include "tests/kernels/quant/random_matrix.h"
+
+namespace nibble {
+
+inline std::vector<CpuIsa> IsasOfThisMachine() {
+  std::vector<CpuIsa> isas;
+  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
+    if (ChooseIsa(isa).ok()) isas.push_back(isa);
+  }
+  return isas;
+}
+
+struct LinearCall {
+  std::vector<quant::Matrix> matrices;
+  std::vector<std::unique_ptr<PackedMatrix>> packed;
+  int32_t rows = 0;
+  int32_t cols = 0;
+  int32_t out_cols = 0;
+  int32_t pad = 0;  // columns between rows of x and of y, to test strides
+  std::vector<float> x;
+  std::vector<float> bias;
+  std::vector<float> y_before;
+  bool accumulate = false;
+
+  void AddWeight(quant::Matrix matrix) {
+    auto result = PackCpu(matrix);
+    ASSERT_TRUE(result.ok()) << result.status();
+    packed.push_back(std::move(*result));
+    cols = matrix.cols;
+    out_cols += matrix.rows;
+    matrices.push_back(std::move(matrix));
+  }
+
+  void FillX(int32_t num_rows, uint32_t seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0.0f, 1.0f);
+    rows = num_rows;
+    x.resize(static_cast<size_t>(rows) * (cols + pad));
+    for (float& value : x) value = normal(random);
+    y_before.resize(static_cast<size_t>(rows) * (out_cols + pad));
+    for (float& value : y_before) value = normal(random);
+  }
+
+  void FillBias(uint32_t seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0.0f, 1.0f);
+    bias.resize(out_cols);
+    for (float& value : bias) value = normal(random);
+  }
+
+  // Rows first .. first + count - 1 of x through LinearCpu; y rows with their padding.
+  std::vector<float> Run(ThreadPool& pool, CpuIsa isa, CpuActivations activations,
+                         int32_t first = 0, int32_t count = -1) const {
+    if (count < 0) count = rows;
+    std::vector<float> y(y_before.begin() + static_cast<int64_t>(first) * (out_cols + pad),
+                         y_before.begin() + static_cast<int64_t>(first + count) * (out_cols + pad));
+    std::vector<const PackedMatrix*> weights;
+    for (const auto& weight : packed) weights.push_back(weight.get());
+    const float* x_rows = x.data() + static_cast<int64_t>(first) * (cols + pad);
+    LinearScratch scratch;
+    LinearCpu(pool, scratch,
+              {.x = {.data = const_cast<float*>(x_rows),
+                     .rows = count,
+                     .cols = cols,
+                     .stride = cols + pad},
+               .weights = weights,
+               .bias = bias.empty() ? nullptr : bias.data(),
+               .y = {.data = y.data(), .rows = count, .cols = out_cols, .stride = out_cols + pad},
+               .accumulate = accumulate},
+              isa, activations);
+    return y;
+  }
+
+  // x as the int8 path sees it: each group of 32 rounded to multiples of max / 127. In float64.
+  std::vector<double> RoundedX() const {
+    std::vector<double> rounded(x.begin(), x.end());
+    for (int32_t r = 0; r < rows; ++r) {
+      for (int32_t g = 0; g < cols / 32; ++g) {
+        double* group = rounded.data() + static_cast<int64_t>(r) * (cols + pad) + 32 * g;
+        double largest = 0;
+        for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(group[i]));
+        const float scale = static_cast<float>(largest) / 127.0f;
+        const float inverse = 127.0f / static_cast<float>(largest);
+        for (int i = 0; i < 32; ++i) {
+          group[i] = scale * std::nearbyint(static_cast<float>(group[i]) * inverse);
+        }
+      }
+    }
+    return rounded;
+  }
+
+  // y by float64 arithmetic on the dequantized weights; padding unchanged. `sizes` receives sum |x
+  // * w| of each.
+  std::vector<double> Reference(CpuActivations activations, std::vector<double>* sizes) const {
+    std::vector<double> y(y_before.begin(), y_before.end());
+    sizes->assign(y.size(), 0.0);
+    const std::vector<double> rounded = RoundedX();
+    int32_t col = 0;
+    for (const quant::Matrix& matrix : matrices) {
+      const bool is_int =
+          matrix.format == quant::Format::kInt4Affine || matrix.format == quant::Format::kInt8;
+      const bool round = is_int && activations == CpuActivations::kInt8;
+      std::vector<float> w(cols);
+      for (int32_t n = 0; n < matrix.rows; ++n, ++col) {
+        quant::DequantizeRow(matrix, n, w.data());
+        for (int32_t r = 0; r < rows; ++r) {
+          double sum = bias.empty() ? 0.0 : bias[col];
+          double size = 1;
+          for (int32_t k = 0; k < cols; ++k) {
+            const size_t at = static_cast<size_t>(r) * (cols + pad) + k;
+            const double product = (round ? rounded[at] : x[at]) * w[k];
+            sum += product;
+            size += std::fabs(product);
+          }
+          const size_t at = static_cast<size_t>(r) * (out_cols + pad) + col;
+          y[at] = accumulate ? y[at] + sum : sum;
+          (*sizes)[at] = size;
+        }
+      }
+    }
+    return y;
+  }
+};
+
+}  // namespace nibble

@@ -1,0 +1,178 @@
+#include "kernels/quant/matrix.h"
+
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/kernels/quant/random_matrix.h"
+
+namespace nibble::quant {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<float> Row(const Matrix& matrix, int32_t n) {
+  std::vector<float> row(matrix.cols);
+  DequantizeRow(matrix, n, row.data());
+  return row;
+}
+
+TEST(MatrixTest, DequantizesInt4WithTheEvenColumnInTheLowNibble) {
+  const Matrix matrix{.format = Format::kInt4Affine,
+                      .rows = 2,
+                      .cols = 4,
+                      .group = 2,
+                      .codes = {0x21, 0xF0, 0x43, 0x65},
+                      .scales = {1, 10, 2, 0.5f},
+                      .offsets = {0, -1, 100, 0.25f}};
+  EXPECT_THAT(Row(matrix, 0), ElementsAre(1, 2, -1, 149));
+  EXPECT_THAT(Row(matrix, 1), ElementsAre(106, 108, 2.75f, 3.25f));
+}
+
+TEST(MatrixTest, DequantizesLut4ThroughItsTable) {
+  Matrix matrix{.format = Format::kLut4,
+                .rows = 1,
+                .cols = 4,
+                .group = 4,
+                .codes = {0x10, 0xF2},
+                .scales = {2}};
+  for (int i = 0; i < 16; ++i) matrix.table[i] = static_cast<float>(i * i);
+  EXPECT_THAT(Row(matrix, 0), ElementsAre(0, 2, 8, 450));
+}
+
+TEST(MatrixTest, DequantizesInt8Signed) {
+  const Matrix matrix{.format = Format::kInt8,
+                      .rows = 1,
+                      .cols = 4,
+                      .group = 4,
+                      .codes = {0x80, 0xFF, 0x00, 0x7F},
+                      .scales = {0.5f},
+                      .offsets = {1}};
+  EXPECT_THAT(Row(matrix, 0), ElementsAre(-63, 0.5f, 1, 64.5f));
+}
+
+TEST(MatrixTest, DequantizesEveryE4m3CodeToItsValue) {
+  Matrix matrix{.format = Format::kFp8, .rows = 1, .cols = 256, .group = 256, .scales = {1}};
+  for (int i = 0; i < 256; ++i) matrix.codes.push_back(static_cast<uint8_t>(i));
+  const std::vector<float> row = Row(matrix, 0);
+  EXPECT_EQ(row[0x01], 0x1p-9f);  // smallest subnormal
+  EXPECT_EQ(row[0x08], 0x1p-6f);  // smallest normal
+  EXPECT_EQ(row[0x38], 1.0f);
+  EXPECT_EQ(row[0x7E], 448.0f);  // largest
+  EXPECT_TRUE(std::isnan(row[0x7F]));
+  for (int i = 1; i < 0x7F; ++i) {
+    EXPECT_GT(row[i], row[i - 1]) << i;
+    EXPECT_EQ(row[i + 0x80], -row[i]) << i;
+  }
+}
+
+TEST(MatrixTest, DequantizesFp8WithScalesByTensorRowOrBlock) {
+  Matrix matrix{.format = Format::kFp8, .rows = 129, .cols = 130, .group = 130};
+  matrix.codes.assign(129 * 130, 0x38);  // 1.0
+  matrix.scales = {3};
+  EXPECT_EQ(Row(matrix, 128)[129], 3);
+  matrix.scales.assign(129, 1);
+  matrix.scales[128] = 5;
+  EXPECT_EQ(Row(matrix, 128)[0], 5);
+  matrix.scales = {1, 2, 3, 4};  // 2 x 2 blocks, the last ones partial
+  EXPECT_TRUE(Validate(matrix).ok());
+  EXPECT_EQ(Row(matrix, 127)[127], 1);
+  EXPECT_EQ(Row(matrix, 127)[128], 2);
+  EXPECT_EQ(Row(matrix, 128)[127], 3);
+  EXPECT_EQ(Row(matrix, 128)[128], 4);
+}
+
+TEST(MatrixTest, DequantizesFloatsLittleEndian) {
+  const Matrix bf16{
+      .format = Format::kBf16, .rows = 1, .cols = 2, .codes = {0x80, 0x3F, 0x00, 0xC0}};
+  EXPECT_THAT(Row(bf16, 0), ElementsAre(1, -2));
+  const Matrix f32{
+      .format = Format::kF32, .rows = 2, .cols = 1, .codes = {0, 0, 0x80, 0x3F, 0, 0, 0x20, 0xC1}};
+  EXPECT_THAT(Row(f32, 1), ElementsAre(-10));
+}
+
+TEST(MatrixTest, F16ScalesAreRecognizedExactly) {
+  Matrix matrix = RandomMatrix({.offsets = true}, 1);
+  EXPECT_TRUE(ScalesFitF16(matrix));
+  matrix.offsets.back() = 0x1p-24f;  // smallest f16 subnormal
+  EXPECT_TRUE(ScalesFitF16(matrix));
+  matrix.offsets.back() = 0x1p-25f;
+  EXPECT_FALSE(ScalesFitF16(matrix));
+  matrix.offsets.clear();
+  matrix.scales[0] = 1.0f + 0x1p-11f;
+  EXPECT_FALSE(ScalesFitF16(matrix));
+  matrix.scales[0] = 65536.0f;  // would become an infinity
+  EXPECT_FALSE(ScalesFitF16(matrix));
+}
+
+struct Broken {
+  std::string name;
+  std::function<void(Matrix&)> damage;
+  std::string message;
+  RandomSpec spec;
+};
+
+class ValidateTest : public ::testing::TestWithParam<Broken> {};
+
+TEST_P(ValidateTest, RefusesABrokenFieldByName) {
+  Matrix matrix = RandomMatrix(GetParam().spec, 1);
+  ASSERT_TRUE(Validate(matrix).ok()) << Validate(matrix);
+  GetParam().damage(matrix);
+  const absl::Status status = Validate(matrix);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+const RandomSpec kInt4 = {.format = Format::kInt4Affine, .offsets = true};
+const RandomSpec kF32Spec = {.format = Format::kF32, .group = 0};
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ValidateTest,
+    ::testing::Values(
+        Broken{"Format", [](Matrix& m) { m.format = static_cast<Format>(77); }, "format 77", kInt4},
+        Broken{"NoRows", [](Matrix& m) { m.rows = 0; }, "each side needs", kInt4},
+        Broken{"NegativeCols", [](Matrix& m) { m.cols = -32; }, "each side needs", kInt4},
+        Broken{"HugeSide", [](Matrix& m) { m.rows = 1 << 30 | 1; }, "each side needs", kInt4},
+        Broken{"OddNibbles", [](Matrix& m) { m.cols = 63; }, "even columns", kInt4},
+        Broken{"NoGroup", [](Matrix& m) { m.group = 0; }, "group 0 does not divide", kInt4},
+        Broken{"NegativeGroup", [](Matrix& m) { m.group = -32; }, "group -32 does not", kInt4},
+        Broken{"GroupNotDividing", [](Matrix& m) { m.group = 48; }, "group 48 does not", kInt4},
+        Broken{"NarrowGroup", [](Matrix& m) { m.group = 8; }, "multiple of 16", kInt4},
+        Broken{"GroupOnFloats", [](Matrix& m) { m.group = 32; }, "group is 32, needs 0", kF32Spec},
+        Broken{"ShortCodes", [](Matrix& m) { m.codes.pop_back(); },
+               "codes has 511 entries, needs 512", kInt4},
+        Broken{"LongCodes", [](Matrix& m) { m.codes.push_back(0); }, "codes has 4097", kF32Spec},
+        Broken{"ShortScales", [](Matrix& m) { m.scales.pop_back(); },
+               "scales has 31 entries, needs 32", kInt4},
+        Broken{"ScalesOnFloats", [](Matrix& m) { m.scales.push_back(1); },
+               "scales has 1 entries, needs 0", kF32Spec},
+        Broken{"ShortOffsets", [](Matrix& m) { m.offsets.pop_back(); },
+               "offsets has 31 entries, needs 32", kInt4},
+        Broken{"OffsetsOnLut",
+               [](Matrix& m) { m.offsets.assign(32, 0.0f); },
+               "offsets are not",
+               {.format = Format::kLut4}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(MatrixTest, ValidateRefusesFp8ScalesOfNoKnownShape) {
+  Matrix matrix{.format = Format::kFp8, .rows = 3, .cols = 200, .group = 200};
+  matrix.codes.resize(600);
+  for (const size_t good : {1, 2, 3}) {
+    matrix.scales.assign(good, 1.0f);
+    EXPECT_TRUE(Validate(matrix).ok()) << good;
+  }
+  matrix.scales.assign(4, 1.0f);
+  EXPECT_THAT(std::string(Validate(matrix).message()), HasSubstr("needs 1, 3 or 2"));
+}
+
+TEST(MatrixTest, ValidateTakesARowWideGroupOfAnyWidth) {
+  EXPECT_TRUE(Validate(RandomMatrix({.format = Format::kInt8, .cols = 50, .group = 50}, 1)).ok());
+}
+
+}  // namespace
+}  // namespace nibble::quant
