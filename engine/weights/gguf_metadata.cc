@@ -128,9 +128,9 @@ absl::Status GgufMetadata::ReadArray(ByteReader& reader, absl::string_view key, 
   const uint64_t least =
       value.element == Type::kString ? sizeof(uint64_t) : TypeSize(value.element);
   if (value.count > kMaxGgufArray || value.count > reader.remaining() / least) {
-    return absl::DataLossError(absl::StrCat(what, " claims ", value.count, " elements of type ",
-                                            TypeName(value.element), ", the file has ",
-                                            reader.remaining(), " bytes left"));
+    return absl::DataLossError(
+        absl::StrCat(what, " claims ", value.count, " elements of type ", TypeName(value.element),
+                     ", the file has ", reader.remaining(), " bytes left; is the file truncated?"));
   }
   if (value.element != Type::kString) {
     NIBBLE_ASSIGN_OR_RETURN(value.bytes, reader.Take(value.count * least, what));
