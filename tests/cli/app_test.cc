@@ -1,0 +1,162 @@
+#include "cli/app.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <sstream>
+
+#include "tests/cli/fake_service.h"
+
+namespace nibble {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Ran {
+  int code;
+  std::string out;
+  std::string err;
+};
+
+Ran Run(const std::vector<std::string>& args,
+        const std::map<std::string, std::string>& environment = {}) {
+  std::istringstream in;
+  std::ostringstream out, err;
+  const Environment lookup = [&environment](const std::string& name) {
+    const auto found = environment.find(name);
+    return found == environment.end() ? nullptr : found->second.c_str();
+  };
+  const int code = RunCli(args, lookup, Io{in, out, err});
+  return {code, out.str(), err.str()};
+}
+
+const std::vector<std::vector<std::string>> kCommands = {
+    {"serve"}, {"generate"},           {"tokenize"}, {"inspect"},
+    {"bench"}, {"eval", "perplexity"}, {"health"},   {"version"}};
+
+TEST(AppTest, EveryCommandHasHelpOnStdout) {
+  EXPECT_EQ(Run({"--help"}).code, kExitOk);
+  for (std::vector<std::string> args : kCommands) {
+    const std::string last = args.back();
+    EXPECT_THAT(Run({"--help-all"}).out, HasSubstr(last));
+    args.push_back("--help");
+    const Ran ran = Run(args);
+    EXPECT_EQ(ran.code, kExitOk) << last;
+    EXPECT_GT(ran.out.size(), 40u) << last;
+    EXPECT_EQ(ran.err, "") << last;
+  }
+}
+
+TEST(AppTest, HelpTeachesExamplesDefaultsAndEnvironment) {
+  const std::string help = Run({"serve", "--help"}).out;
+  EXPECT_THAT(help, HasSubstr("NIBBLE_KV_CACHE_MIB"));
+  EXPECT_THAT(help, HasSubstr("127.0.0.1:50051"));
+  EXPECT_THAT(help, HasSubstr("Examples"));
+  EXPECT_THAT(Run({"eval", "perplexity", "--help"}).out, HasSubstr("Protocol"));
+}
+
+TEST(AppTest, TheVersionIsOneWordFromTheCommandAndAFlag) {
+  EXPECT_THAT(Run({"version"}).out, ::testing::MatchesRegex("[0-9]+[.][0-9]+[.][0-9]+\n"));
+  EXPECT_THAT(Run({"--version"}).out, HasSubstr("nibble "));
+}
+
+TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"dance"},
+      {"eval"},
+      {"inspect"},
+      {"health"},
+      {"serve"},
+      {"serve", "--no-such-flag"},
+      {"serve", "--threads", "many", "--model", "m"},
+      {"generate", "--prompt", "a"},
+      {"generate", "--model", "m"},
+      {"bench", "--repeat", "0"},
+      {"tokenize", "stray"}};
+  for (const auto& args : wrong) {
+    const Ran ran = Run(args);
+    EXPECT_EQ(ran.code, kExitUsage) << ::testing::PrintToString(args);
+    EXPECT_EQ(ran.out, "") << ::testing::PrintToString(args);
+    EXPECT_NE(ran.err, "") << ::testing::PrintToString(args);
+  }
+}
+
+TEST(AppTest, AModelThatIsNotThereIsAFailureThatNamesIt) {
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"generate", "--model", "no/such.gguf", "--prompt", "a"},
+           {"bench", "--model", "no/such.gguf"},
+           {"tokenize", "--model", "no/such.gguf"},
+           {"inspect", "no/such.gguf"}}) {
+    const Ran ran = Run(args);
+    EXPECT_EQ(ran.code, kExitFailure) << args[0];
+    EXPECT_THAT(ran.err, HasSubstr("no/such.gguf")) << args[0];
+  }
+}
+
+TEST(PrintConfigTest, ShowsWhatTheCommandLineAndTheEnvironmentMadeOfTheDefaults) {
+  const Ran ran = Run({"serve", "--print-config", "--max-running", "3", "--drain-timeout=1500ms"},
+                      {{"NIBBLE_MODEL", "env.gguf"},
+                       {"NIBBLE_MAX_RUNNING", "99"},
+                       {"NIBBLE_NO_REFLECTION", "true"}});
+  EXPECT_EQ(ran.code, kExitOk) << ran.err;
+  const nlohmann::json json = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(json["model"], "env.gguf");
+  EXPECT_EQ(json["max_running"], 3);
+  EXPECT_EQ(json["drain_timeout"], "1500ms");
+  EXPECT_EQ(json["no_reflection"], true);
+  EXPECT_EQ(json["listen"], "127.0.0.1:50051");
+  EXPECT_EQ(json["cpu_activations"], "int8");
+  EXPECT_EQ(json["log_level"], "info");
+}
+
+TEST(PrintConfigTest, EveryFlagIsThereAndHasItsTwinInTheHelp) {
+  const nlohmann::json json = nlohmann::json::parse(Run({"serve", "--print-config"}).out);
+  const std::string help = Run({"serve", "--help"}).out;
+  EXPECT_GT(json.size(), 30u);
+  for (const auto& [key, value] : json.items()) {
+    std::string twin = "NIBBLE_" + key;
+    for (char& c : twin) c = static_cast<char>(std::toupper(c));
+    EXPECT_THAT(help, HasSubstr(twin));
+  }
+}
+
+TEST(EnvironmentTest, AVariableForOneCommandDoesNotBreakAnother) {
+  EXPECT_EQ(Run({"version"}, {{"NIBBLE_THREADS", "many"}}).code, kExitOk);
+  EXPECT_EQ(Run({"serve", "--print-config"}, {{"NIBBLE_TOP_K", "many"}}).code, kExitOk);
+  EXPECT_EQ(Run({"serve", "--print-config"}, {{"NIBBLE_THREADS", "many"}}).code, kExitUsage);
+}
+
+TEST(EnvironmentTest, AServerOnTheCommandLineWinsOverAModelInTheEnvironment) {
+  FakeService service;
+  service.events.emplace_back().mutable_delta()->set_text("from the server");
+  service.events.emplace_back().mutable_finished();
+  const Ran ran = Run({"generate", "--server", service.address, "--prompt", "a"},
+                      {{"NIBBLE_MODEL", "no/such.gguf"}});
+  EXPECT_EQ(ran.code, kExitOk) << ran.err;
+  EXPECT_EQ(ran.out, "from the server\n");
+}
+
+TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {
+  FakeService service;
+  service.events.emplace_back().mutable_finished();
+  const Ran ran = Run({"generate", "--server", service.address, "--prompt", "-x [a,b]", "--stop",
+                       "", "--max-tokens", "0", "--timeout", "5s", "--output", "json"});
+  EXPECT_EQ(ran.code, kExitOk) << ran.err;
+  EXPECT_EQ(service.seen.text(), "-x [a,b]");
+  EXPECT_EQ(service.seen.stopping().stop_size(), 1);
+  EXPECT_TRUE(service.seen.stopping().has_max_tokens());
+  EXPECT_TRUE(service.deadline_set);
+  EXPECT_TRUE(nlohmann::json::parse(ran.out).contains("timings"));
+}
+
+TEST(HealthCommandTest, AsksTheServerOfTheEnvironment) {
+  FakeService service;
+  EXPECT_EQ(Run({"health"}, {{"NIBBLE_SERVER", service.address}}).code, kExitOk);
+  service.health = grpc::health::v1::HealthCheckResponse::NOT_SERVING;
+  EXPECT_EQ(Run({"health", "--server", service.address}).code, kExitFailure);
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,54 @@
+#include "cli/progress.h"
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <vector>
+
+namespace nibble {
+namespace {
+
+TEST(ProgressTest, ATerminalGetsABarThatIsClearedAtTheEnd) {
+  std::ostringstream err;
+  {
+    Progress progress(err, true, "loading", nullptr);
+    progress.Update(1, 2);
+    EXPECT_NE(err.str().find("loading [###############...............] 50%"), std::string::npos)
+        << err.str();
+    progress.Update(2, 2);
+    EXPECT_NE(err.str().find("100%"), std::string::npos);
+  }
+  EXPECT_EQ(err.str().substr(err.str().size() - 4), "\r\033[K");
+}
+
+TEST(ProgressTest, ALogGetsALineAQuarterAndNothingElse) {
+  std::ostringstream err;
+  std::vector<std::string> lines;
+  {
+    Progress progress(err, false, "loading",
+                      [&lines](const std::string& line) { lines.push_back(line); });
+    for (int i = 0; i <= 1000; ++i) progress.Update(i, 1000);
+  }
+  EXPECT_EQ(lines, (std::vector<std::string>{"loading 25%", "loading 50%", "loading 75%",
+                                             "loading 100%"}));
+  EXPECT_EQ(err.str(), "");
+}
+
+TEST(ProgressTest, NothingToDoIsNoDivisionByZero) {
+  std::ostringstream err;
+  Progress progress(err, true, "loading", nullptr);
+  progress.Update(0, 0);
+  EXPECT_EQ(err.str(), "");
+}
+
+TEST(ProgressTest, TheSamePercentIsNotDrawnTwice) {
+  std::ostringstream err;
+  Progress progress(err, true, "x", nullptr);
+  progress.Update(500, 1000);
+  const size_t size = err.str().size();
+  progress.Update(501, 1000);
+  EXPECT_EQ(err.str().size(), size);
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,97 @@
+#include "cli/serve_flags.h"
+
+#include <gtest/gtest.h>
+
+namespace nibble {
+namespace {
+
+ServeFlags Parsed(std::vector<std::string> args) {
+  CLI::App app;
+  Flags flags(app);
+  ServeFlags serve;
+  AddServeFlags(flags, serve);
+  std::reverse(args.begin(), args.end());
+  app.parse(args);
+  return serve;
+}
+
+TEST(ServeFlagsTest, DefaultsAreTheHeadersDefaults) {
+  const ServeFlags serve = Parsed({"--model", "m.gguf"});
+  EXPECT_TRUE(Validate(serve).ok());
+  const ServerOptions server = ServerOptionsOf(serve);
+  EXPECT_EQ(server.listen, "127.0.0.1:50051");
+  EXPECT_TRUE(server.reflection);
+  EXPECT_EQ(server.limits.max_open_requests, ServerLimits{}.max_open_requests);
+  EXPECT_TRUE(EngineOptionsOf(serve).prefix_cache);
+  EXPECT_EQ(RunnerOptionsOf(serve).kv_cache_bytes, RunnerOptions{}.kv_cache_bytes);
+}
+
+TEST(ServeFlagsTest, RunningAndWaitingTogetherBoundTheOpenRequests) {
+  const ServeFlags serve = Parsed({"--max-running", "8", "--max-waiting", "3"});
+  EXPECT_EQ(ServerOptionsOf(serve).limits.max_open_requests, 11);
+  EXPECT_EQ(EngineOptionsOf(serve).max_running, 8);
+  EXPECT_EQ(RunnerOptionsOf(serve).max_sequences, 8);
+}
+
+TEST(ServeFlagsTest, TheStepBudgetReachesEngineAndRunner) {
+  const ServeFlags serve = Parsed({"--max-batch-tokens", "128", "--kv-cache-mib", "64"});
+  EXPECT_EQ(EngineOptionsOf(serve).max_batch_tokens, 128);
+  EXPECT_EQ(RunnerOptionsOf(serve).max_batch_tokens, 128);
+  EXPECT_EQ(RunnerOptionsOf(serve).kv_cache_bytes, 64 << 20);
+}
+
+TEST(ServeFlagsTest, SwitchesTurnThingsOff) {
+  const ServeFlags serve =
+      Parsed({"--no-reflection", "--no-prefix-cache", "--metrics-listen", "off"});
+  EXPECT_FALSE(ServerOptionsOf(serve).reflection);
+  EXPECT_FALSE(EngineOptionsOf(serve).prefix_cache);
+  EXPECT_EQ(ServerOptionsOf(serve).metrics_listen, "");
+}
+
+TEST(ServeFlagsTest, DurationsAndChoicesAreRead) {
+  const ServeFlags serve = Parsed({"--drain-timeout", "500ms", "--cpu-isa", "avx2",
+                                   "--cpu-activations", "f32", "--log-level", "error"});
+  EXPECT_EQ(serve.server.drain_timeout, std::chrono::milliseconds(500));
+  EXPECT_EQ(serve.model.cpu.isa, CpuIsa::kAvx2);
+  EXPECT_EQ(serve.model.cpu.activations, CpuActivations::kF32);
+  EXPECT_EQ(serve.log_level, LogLevel::kError);
+}
+
+TEST(ServeFlagsTest, RangesAreChecked) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {"--threads", "-1"},          {"--threads", "257"},       {"--max-running", "0"},
+      {"--kv-cache-mib", "0"},      {"--block-size", "4"},      {"--max-waiting", "-1"},
+      {"--cpu-isa", "sse"},         {"--metrics-alias", "tgi"}, {"--log-level", "loud"},
+      {"--max-request-bytes", "1"}, {"--drain-timeout", "-1s"}};
+  for (const auto& args : wrong) {
+    EXPECT_THROW(Parsed(args), CLI::ParseError) << args[0] << " " << args[1];
+  }
+}
+
+TEST(ServeFlagsTest, WhatDoesNotFitTogetherIsNamed) {
+  struct Case {
+    std::vector<std::string> args;
+    std::string named;
+  };
+  const Case cases[] = {{{}, "--model"},
+                        {{"--model", "m", "--tls-cert", "c"}, "--tls-key"},
+                        {{"--model", "m", "--tls-key", "k"}, "--tls-cert"},
+                        {{"--model", "m", "--tls-client-ca", "a"}, "--tls-client-ca"},
+                        {{"--model", "m", "--block-size", "24"}, "--block-size"}};
+  for (const Case& c : cases) {
+    const absl::Status status = Validate(Parsed(c.args));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.named;
+    EXPECT_NE(status.message().find(c.named), absl::string_view::npos) << status.message();
+  }
+}
+
+TEST(ModelNameTest, IsTheFilesNameWithoutItsEnding) {
+  EXPECT_EQ(ModelNameOf("models/Small-135M.Q4_1.gguf"), "Small-135M.Q4_1");
+  EXPECT_EQ(ModelNameOf("plain"), "plain");
+  EXPECT_EQ(ServerOptionsOf(Parsed({"--model", "a/b.gguf"})).model_name, "b");
+  EXPECT_EQ(ServerOptionsOf(Parsed({"--model", "a/b.gguf", "--model-name", "chat"})).model_name,
+            "chat");
+}
+
+}  // namespace
+}  // namespace nibble
