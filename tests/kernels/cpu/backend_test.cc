@@ -1,0 +1,123 @@
+// The parts of the CPU backend that are no op of their own: options, memory, copies, gathering.
+#include "kernels/backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+
+#include "tests/kernels/cpu/op_fixture.h"
+
+namespace nibble {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(BackendTest, SaysWhatItRunsOnAndWhy) {
+  for (CpuIsa isa : AvailableIsas()) {
+    const DeviceInfo info = MakeBackend(isa, 3)->Info();
+    EXPECT_EQ(info.name, "cpu");
+    EXPECT_EQ(info.isa, std::string(IsaName(isa)));
+    EXPECT_FALSE(info.why.empty());
+    EXPECT_EQ(info.num_threads, 3);
+    EXPECT_GT(info.memory_bytes, int64_t{64} << 20);
+    EXPECT_GT(info.memory_free_bytes, 0);
+    EXPECT_LE(info.memory_free_bytes, info.memory_bytes);
+  }
+}
+
+TEST(BackendTest, ZeroThreadsMeansOneACore) {
+  EXPECT_GE(MakeBackend(CpuIsa::kAuto, 0)->Info().num_threads, 1);
+}
+
+TEST(BackendTest, RefusesThreadsOutOfRange) {
+  for (int32_t num_threads : {-1, 257}) {
+    CpuOptions options;
+    options.num_threads = num_threads;
+    const auto backend = CreateCpuBackend(options);
+    ASSERT_EQ(backend.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(backend.status().message()), HasSubstr(std::to_string(num_threads)));
+  }
+}
+
+TEST(BackendTest, MemoryIsZeroedAndAligned) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  for (int64_t size : {0, 1, 63, 100000}) {
+    const DeviceBuffer buffer = backend->Allocate(size, "a test").value();
+    EXPECT_EQ(buffer.size_bytes(), size);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+    const auto* bytes = static_cast<const unsigned char*>(buffer.data());
+    EXPECT_EQ(std::accumulate(bytes, bytes + size, 0), 0);
+  }
+}
+
+TEST(BackendTest, TooMuchMemoryIsNamedWithBothSizes) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  const auto buffer = backend->Allocate(int64_t{1} << 50, "the KV cache");
+  ASSERT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("the KV cache"));
+  EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("1125899906842624"));
+}
+
+TEST(BackendTest, CopiesThereAndBack) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  const DeviceBuffer buffer = backend->Allocate(12, "a test").value();
+  const int32_t in[3] = {1, 2, 3};
+  int32_t out[3] = {};
+  backend->CopyToDevice(buffer.data(), in, 12);
+  backend->CopyToHost(out, buffer.data(), 12);
+  EXPECT_THAT(out, testing::ElementsAre(1, 2, 3));
+}
+
+TEST(BackendTest, RunStepRunsTheStepEveryTime) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  int runs = 0;
+  for (int i = 0; i < 3; ++i) backend->RunStep(StepKey{}, [&] { ++runs; });
+  EXPECT_EQ(runs, 3);
+  EXPECT_TRUE(backend->Synchronize().ok());
+}
+
+TEST(BackendTest, GathersRowsByIndexWithRepeats) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  std::vector<float> x = {0, 1, 10, 11, 20, 21}, out(8);
+  const int32_t rows[] = {2, 0, 0, 1};
+  GatherRowsParams params;
+  params.x = RowsOf(x, 3, 2);
+  params.rows = rows;
+  params.out = RowsOf(out, 4, 2);
+  backend->GatherRows(params);
+  EXPECT_THAT(out, testing::ElementsAre(20, 21, 0, 1, 0, 1, 10, 11));
+}
+
+TEST(BackendTest, PacksAndMultipliesAWeight) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 2);
+  quant::Matrix matrix;
+  matrix.format = quant::Format::kF32;
+  matrix.rows = 2;
+  matrix.cols = 32;
+  std::vector<float> values(64, 1.0f);
+  values[32] = 5.0f;
+  matrix.codes.resize(256);
+  std::memcpy(matrix.codes.data(), values.data(), 256);
+  const auto packed = backend->Pack(matrix).value();
+  std::vector<float> x(32, 1.0f), y(2);
+  const PackedMatrix* weight = packed.get();
+  LinearParams params;
+  params.x = RowsOf(x, 1, 32);
+  params.weights = absl::MakeConstSpan(&weight, 1);
+  params.y = RowsOf(y, 1, 2);
+  backend->Linear(params);
+  EXPECT_THAT(y, testing::ElementsAre(32, 36));
+  const int32_t id = 1;
+  EmbedParams embed;
+  embed.table = weight;
+  embed.ids = &id;
+  embed.out = RowsOf(x, 1, 32);
+  backend->Embed(embed);
+  EXPECT_EQ(x[0], 5.0f);
+}
+
+}  // namespace
+}  // namespace nibble
