@@ -26,14 +26,37 @@ HERE = pathlib.Path(__file__).parent
 
 def nibble_scores(binary, model, ids, activations, extra):
     """[(top-1 id, logprob of the given token)] for every position but the first."""
-    command = [binary, "generate", "--model", model, "--token-ids", ",".join(map(str, ids)), "--max-tokens", "0",
-               "--prompt-logprobs", "1", "--output", "json", "--cpu-activations", activations, *extra]
+    command = [
+        binary,
+        "generate",
+        "--model",
+        model,
+        "--token-ids",
+        ",".join(map(str, ids)),
+        "--max-tokens",
+        "0",
+        "--prompt-logprobs",
+        "1",
+        "--output",
+        "json",
+        "--cpu-activations",
+        activations,
+        *extra,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:6])[:200]}...: exit {done.returncode}\n{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command[:6])[:200]}...: exit {done.returncode}\n{done.stderr[-2000:]}"
+        )
     rows = json.loads(done.stdout)["prompt_logprobs"]
-    if len(rows) != len(ids) or rows[0] is not None or [r["token_id"] for r in rows[1:]] != list(ids[1:]):
-        raise RuntimeError(f"prompt_logprobs has {len(rows)} entries that are not the {len(ids)} given tokens")
+    if (
+        len(rows) != len(ids)
+        or rows[0] is not None
+        or [r["token_id"] for r in rows[1:]] != list(ids[1:])
+    ):
+        raise RuntimeError(
+            f"prompt_logprobs has {len(rows)} entries that are not the {len(ids)} given tokens"
+        )
     return [(r["top"][0]["token_id"], r["logprob"]) for r in rows[1:]]
 
 
@@ -61,36 +84,53 @@ class Tally:
 
     def figures(self):
         d = sorted(self.differences)
-        return {"engine": self.name, "positions": self.positions, "same": self.same,
-                "agreement": self.same / self.positions, "max_logprob_difference": max(self.deltas),
-                "mean_logprob_difference": float(np.mean(self.deltas)),
-                "margins_at_differences": [round(x, 4) for x in d]}
+        return {
+            "engine": self.name,
+            "positions": self.positions,
+            "same": self.same,
+            "agreement": self.same / self.positions,
+            "max_logprob_difference": max(self.deltas),
+            "mean_logprob_difference": float(np.mean(self.deltas)),
+            "margins_at_differences": [round(x, 4) for x in d],
+        }
 
 
 def markdown(rows):
-    lines = ["| engine | positions | same top-1 | agreement | mean / max difference of the token's logprob | "
-             "reference's margin where they differ (median / max) |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| engine | positions | same top-1 | agreement | mean / max difference of the token's logprob | "
+        "reference's margin where they differ (median / max) |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         margins = r["margins_at_differences"] or [0.0]
-        lines.append(f"| {r['engine']} | {r['positions']} | {r['same']} | {100 * r['agreement']:.2f} % | "
-                     f"{r['mean_logprob_difference']:.5f} / {r['max_logprob_difference']:.5f} | "
-                     f"{np.median(margins):.3f} / {margins[-1]:.3f} |")
+        lines.append(
+            f"| {r['engine']} | {r['positions']} | {r['same']} | {100 * r['agreement']:.2f} % | "
+            f"{r['mean_logprob_difference']:.5f} / {r['max_logprob_difference']:.5f} | "
+            f"{np.median(margins):.3f} / {margins[-1]:.3f} |"
+        )
     return "\n".join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--nibble", default="build/nibble")
     parser.add_argument("--activations", default="int8,f32", help="paths to score; empty: none")
-    parser.add_argument("--nibble-args", default="", help="more flags for nibble generate, such as --cpu-isa=avx2")
+    parser.add_argument(
+        "--nibble-args", default="", help="more flags for nibble generate, such as --cpu-isa=avx2"
+    )
     parser.add_argument("--llama-lib", help="folder of libllama.so: scores llama.cpp too")
     parser.add_argument("--sequences", type=int, default=30, help="fewer for a quick look")
     parser.add_argument("--minimum", default="", help="int8=0.985,f32=0.999: exit 1 below")
     parser.add_argument("--json")
     args = parser.parse_args()
     recorded = json.loads((HERE / "recorded" / "smollm2_135m_q4_1.json").read_text())
-    if hashlib.sha256(pathlib.Path(args.model).read_bytes()).hexdigest() != recorded["model_sha256"]:
+    if (
+        hashlib.sha256(pathlib.Path(args.model).read_bytes()).hexdigest()
+        != recorded["model_sha256"]
+    ):
         parser.error(f"{args.model} is not the file the continuations were recorded with")
     reference = ReferenceModel(args.model)
     paths = [a for a in args.activations.split(",") if a]
@@ -98,8 +138,9 @@ def main():
     peer = None
     if args.llama_lib:
         from llama_peer import LlamaPeer
+
         peer, tallies["llama.cpp"] = LlamaPeer(args.llama_lib, args.model), Tally("llama.cpp")
-    for sequence in recorded["sequences"][:args.sequences]:
+    for sequence in recorded["sequences"][: args.sequences]:
         ids, start = sequence["prompt"] + sequence["greedy"], len(sequence["prompt"]) - 1
         truth = log_softmax(reference.logits(ids, first=start)[:-1])
         for path in paths:
@@ -114,7 +155,9 @@ def main():
     for limit in filter(None, args.minimum.split(",")):
         path, least = limit.split("=")
         if tallies[path].same < float(least) * tallies[path].positions:
-            raise SystemExit(f"{path}: {tallies[path].same} of {tallies[path].positions}, at least {least} is needed")
+            raise SystemExit(
+                f"{path}: {tallies[path].same} of {tallies[path].positions}, at least {least} is needed"
+            )
 
 
 if __name__ == "__main__":

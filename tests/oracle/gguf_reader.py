@@ -9,19 +9,40 @@ import struct
 
 import numpy as np
 
-_SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8",
-            12: "<f8"}
+_SCALARS = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "<u1",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 _STRING, _ARRAY = 8, 9
 
 # ggml type id -> (name, elements a block, bytes a block)
-TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-         7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
-         14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2)}
+TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    30: ("BF16", 1, 2),
+}
 
 
 def _half(blocks, at):
     """f16 at byte `at` of every block, as float32 [blocks, 1]."""
-    return np.ascontiguousarray(blocks[:, at:at + 2]).view("<f2").astype(np.float32)
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
 def _nibbles(qs):
@@ -47,7 +68,9 @@ def _q5_0(b):
 
 
 def _q5_1(b):
-    return _half(b, 0) * (_nibbles(b[:, 8:]) + _fifth_bits(b[:, 4:8])).astype(np.float32) + _half(b, 2)
+    return _half(b, 0) * (_nibbles(b[:, 8:]) + _fifth_bits(b[:, 4:8])).astype(np.float32) + _half(
+        b, 2
+    )
 
 
 def _q8_0(b):
@@ -70,19 +93,23 @@ def _k_affine(b, codes):
 
 
 def _q4_k(b):
-    qs = b[:, 16:].reshape(-1, 4, 1, 32)  # 32 bytes a pair of sub-blocks: low nibbles first, then high
+    qs = b[:, 16:].reshape(
+        -1, 4, 1, 32
+    )  # 32 bytes a pair of sub-blocks: low nibbles first, then high
     return _k_affine(b, np.concatenate([qs & 15, qs >> 4], axis=2).reshape(-1, 8, 32))
 
 
 def _q5_k(b):
     qs = b[:, 48:].reshape(-1, 4, 1, 32)
     codes = np.concatenate([qs & 15, qs >> 4], axis=2).reshape(-1, 8, 32)
-    fifth = (b[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[None, :, None]) & 1  # sub-block s: bit s of qh
+    fifth = (
+        b[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[None, :, None]
+    ) & 1  # sub-block s: bit s of qh
     return _k_affine(b, codes + fifth * 16)
 
 
 def _q6_k(b):
-    low = b[:, :128].reshape(-1, 2, 2, 32)    # [half, byte run, l]
+    low = b[:, :128].reshape(-1, 2, 2, 32)  # [half, byte run, l]
     high = b[:, 128:192].reshape(-1, 2, 1, 32)
     low4 = np.concatenate([low & 15, low >> 4], axis=2)  # the four quarters of a half
     high2 = (high >> np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]) & 3
@@ -134,12 +161,14 @@ class Gguf:
         """float32, in the row-major shape."""
         shape, type_id, offset = self.tensors[name]
         _, elements, size = TYPES[type_id]
-        raw = np.frombuffer(self._map, np.uint8, int(np.prod(shape)) // elements * size, self._data + offset)
+        raw = np.frombuffer(
+            self._map, np.uint8, int(np.prod(shape)) // elements * size, self._data + offset
+        )
         return dequantize(raw, type_id).reshape(shape)
 
     def _take(self, n):
         self._at += n
-        return self._map[self._at - n:self._at]
+        return self._map[self._at - n : self._at]
 
     def _u32(self):
         return struct.unpack("<I", self._take(4))[0]

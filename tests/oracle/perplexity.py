@@ -19,8 +19,24 @@ import subprocess
 
 
 def nibble_perplexity(binary, model, text, window, skip, activations, extra):
-    command = [binary, "eval", "perplexity", "--model", model, "--text", text, "--window", str(window), "--skip", skip,
-               "--cpu-activations", activations, "--output", "json", *extra]
+    command = [
+        binary,
+        "eval",
+        "perplexity",
+        "--model",
+        model,
+        "--text",
+        text,
+        "--window",
+        str(window),
+        "--skip",
+        skip,
+        "--cpu-activations",
+        activations,
+        "--output",
+        "json",
+        *extra,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
@@ -28,8 +44,19 @@ def nibble_perplexity(binary, model, text, window, skip, activations, extra):
 
 
 def llama_perplexity(folder, model, text, window, threads):
-    command = [f"{folder}/llama-perplexity", "-m", model, "-f", text, "-c", str(window), "-b", str(window), "-t",
-               str(threads)]
+    command = [
+        f"{folder}/llama-perplexity",
+        "-m",
+        model,
+        "-f",
+        text,
+        "-c",
+        str(window),
+        "-b",
+        str(window),
+        "-t",
+        str(threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     output = done.stdout + done.stderr
     found = re.search(r"Final estimate: PPL = ([0-9.]+) \+/- ([0-9.]+)", output)
@@ -41,23 +68,37 @@ def llama_perplexity(folder, model, text, window, threads):
 def reference_perplexity(binary, model, text, window, first):
     """Float32 over the dequantized weights. The ids are nibble's: what is compared is arithmetic, not tokenizing."""
     from reference_model import ReferenceModel, log_softmax
+
     with open(text, encoding="utf-8") as f:
-        done = subprocess.run([binary, "tokenize", "--model", model], stdin=f, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            [binary, "tokenize", "--model", model], stdin=f, stdout=subprocess.PIPE, check=True
+        )
     ids, reference = json.loads(done.stdout), ReferenceModel(model)
-    bos = reference.meta["tokenizer.ggml.bos_token_id"] if reference.meta.get("tokenizer.ggml.add_bos_token") else None
+    bos = (
+        reference.meta["tokenizer.ggml.bos_token_id"]
+        if reference.meta.get("tokenizer.ggml.add_bos_token")
+        else None
+    )
     total = count = 0
     for start in range(0, len(ids) - window + 1, window):
-        chunk = ids[start:start + window]
+        chunk = ids[start : start + window]
         if bos is not None:
             chunk = [bos] + chunk[1:]
         rows = log_softmax(reference.logits(chunk, first=first - 1)[:-1])
         total -= sum(float(row[token]) for row, token in zip(rows, chunk[first:]))
         count += window - first
-    return {"perplexity": math.exp(total / count), "nll": total / count, "tokens": count, "windows": len(ids) // window}
+    return {
+        "perplexity": math.exp(total / count),
+        "nll": total / count,
+        "tokens": count,
+        "windows": len(ids) // window,
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", required=True)
     parser.add_argument("--nibble", default="build/nibble")
@@ -73,12 +114,23 @@ def main():
     rows = {}
     for path in filter(None, args.activations.split(",")):
         rows[f"nibble, {path} activations"] = nibble_perplexity(
-            args.nibble, args.model, args.text, args.window, args.skip, path, args.nibble_args.split())
+            args.nibble,
+            args.model,
+            args.text,
+            args.window,
+            args.skip,
+            path,
+            args.nibble_args.split(),
+        )
     if args.llama_bin:
-        rows["llama.cpp"] = llama_perplexity(args.llama_bin, args.model, args.text, args.window, args.threads)
+        rows["llama.cpp"] = llama_perplexity(
+            args.llama_bin, args.model, args.text, args.window, args.threads
+        )
     if args.reference:
         first = args.window // 2 + 1 if args.skip == "half" else int(args.skip)
-        rows["float32 reference"] = reference_perplexity(args.nibble, args.model, args.text, args.window, first)
+        rows["float32 reference"] = reference_perplexity(
+            args.nibble, args.model, args.text, args.window, first
+        )
     against = next(name for name in ("llama.cpp", "float32 reference", *rows) if name in rows)
     print(f"| engine | perplexity | against {against} | scored tokens |\n|---|---|---|---|")
     for name, row in rows.items():

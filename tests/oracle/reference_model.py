@@ -56,7 +56,9 @@ class ReferenceModel:
         self.rope_scale = 1.0 / number("rope.scaling.factor", 1.0)
         if number("rope.scaling.type", "none") not in ("none", "linear"):
             raise ValueError(f"{path}: rope scaling {number('rope.scaling.type')!r}")
-        self.half_rotation = arch == "qwen2"  # llama GGUFs have q and k permuted for interleaved pairs
+        self.half_rotation = (
+            arch == "qwen2"
+        )  # llama GGUFs have q and k permuted for interleaved pairs
         self.w = {name: file.tensor(name).astype(dtype) for name in file.tensors}
         self.head = self.w.get("output.weight", self.w["token_embd.weight"])
 
@@ -73,8 +75,12 @@ class ReferenceModel:
             frequency = frequency / self.w["rope_freqs.weight"].astype(np.float64)
         angle = np.arange(len(x), dtype=np.float64)[:, None] * self.rope_scale * frequency
         cos, sin = (f(angle).astype(self.dtype)[:, None, :] for f in (np.cos, np.sin))
-        first = np.s_[..., :half] if self.half_rotation else np.s_[..., 0:self.rope_dim:2]
-        second = np.s_[..., half:self.rope_dim] if self.half_rotation else np.s_[..., 1:self.rope_dim:2]
+        first = np.s_[..., :half] if self.half_rotation else np.s_[..., 0 : self.rope_dim : 2]
+        second = (
+            np.s_[..., half : self.rope_dim]
+            if self.half_rotation
+            else np.s_[..., 1 : self.rope_dim : 2]
+        )
         out = x.copy()
         out[first] = x[first] * cos - x[second] * sin
         out[second] = x[first] * sin + x[second] * cos
@@ -83,7 +89,9 @@ class ReferenceModel:
     def _attention(self, x, layer):
         n = len(x)
         q = self._rope(self._linear(x, f"blk.{layer}.attn_q").reshape(n, self.heads, self.head_dim))
-        k = self._rope(self._linear(x, f"blk.{layer}.attn_k").reshape(n, self.kv_heads, self.head_dim))
+        k = self._rope(
+            self._linear(x, f"blk.{layer}.attn_k").reshape(n, self.kv_heads, self.head_dim)
+        )
         v = self._linear(x, f"blk.{layer}.attn_v").reshape(n, self.kv_heads, self.head_dim)
         group = self.heads // self.kv_heads
         future = np.triu(np.full((n, n), -np.inf, self.dtype), 1)
@@ -103,8 +111,12 @@ class ReferenceModel:
         """[len(ids) - first, vocab]: row i predicts what follows ids[:first + i + 1]."""
         x = self.w["token_embd.weight"][np.asarray(ids)]
         for layer in range(self.num_layers):
-            x = x + self._attention(rms_norm(x, self.w[f"blk.{layer}.attn_norm.weight"], self.epsilon), layer)
-            x = x + self._mlp(rms_norm(x, self.w[f"blk.{layer}.ffn_norm.weight"], self.epsilon), layer)
+            x = x + self._attention(
+                rms_norm(x, self.w[f"blk.{layer}.attn_norm.weight"], self.epsilon), layer
+            )
+            x = x + self._mlp(
+                rms_norm(x, self.w[f"blk.{layer}.ffn_norm.weight"], self.epsilon), layer
+            )
         return rms_norm(x[first:], self.w["output_norm.weight"], self.epsilon) @ self.head.T
 
     def greedy(self, ids, max_tokens, draft=None):
@@ -116,11 +128,13 @@ class ReferenceModel:
         out = []
         while len(out) < max_tokens:
             guess = draft(list(ids) + out, max_tokens - len(out)) if draft else []
-            best = self.logits(list(ids) + out + guess, first=len(ids) + len(out) - 1).argmax(axis=1)
+            best = self.logits(list(ids) + out + guess, first=len(ids) + len(out) - 1).argmax(
+                axis=1
+            )
             right = 0
             while right < len(guess) and guess[right] == best[right]:
                 right += 1
-            out += [int(token) for token in best[:right + 1]]
+            out += [int(token) for token in best[: right + 1]]
         return out[:max_tokens]
 
 
@@ -128,16 +142,33 @@ def positions(model, ids):
     logprobs = log_softmax(model.logits(ids))
     second, first = np.partition(logprobs, -2, axis=1)[:, -2:].T
     top = logprobs.argmax(axis=1)
-    rows = [{"token_id": int(ids[0]), "logprob": None, "top1": None, "top1_logprob": None, "margin": None}]
+    rows = [
+        {
+            "token_id": int(ids[0]),
+            "logprob": None,
+            "top1": None,
+            "top1_logprob": None,
+            "margin": None,
+        }
+    ]
     for i in range(len(ids)):
         token = int(ids[i + 1]) if i + 1 < len(ids) else None
-        rows.append({"token_id": token, "logprob": None if token is None else float(logprobs[i, token]),
-                     "top1": int(top[i]), "top1_logprob": float(first[i]), "margin": float(first[i] - second[i])})
+        rows.append(
+            {
+                "token_id": token,
+                "logprob": None if token is None else float(logprobs[i, token]),
+                "top1": int(top[i]),
+                "top1_logprob": float(first[i]),
+                "margin": float(first[i] - second[i]),
+            }
+        )
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--token-ids", required=True, help="1,2,3")
     parser.add_argument("--max-tokens", type=int, default=0)
@@ -145,7 +176,11 @@ def main():
     args = parser.parse_args()
     model = ReferenceModel(args.model, np.float64 if args.float64 else np.float32)
     ids = [int(x) for x in args.token_ids.split(",")]
-    print(json.dumps({"positions": positions(model, ids), "greedy": model.greedy(ids, args.max_tokens)}))
+    print(
+        json.dumps(
+            {"positions": positions(model, ids), "greedy": model.greedy(ids, args.max_tokens)}
+        )
+    )
 
 
 if __name__ == "__main__":

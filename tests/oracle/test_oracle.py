@@ -44,8 +44,14 @@ def element(name, block, j):
         return half(block, 0) * nibble(block, 4, j) + half(block, 2)
     if name in ("Q5_0", "Q5_1"):
         bits = 2 if name == "Q5_0" else 4
-        code = nibble(block, bits + 4, j) | ((struct.unpack_from("<I", block, bits)[0] >> j & 1) << 4)
-        return half(block, 0) * (code - 16) if name == "Q5_0" else half(block, 0) * code + half(block, 2)
+        code = nibble(block, bits + 4, j) | (
+            (struct.unpack_from("<I", block, bits)[0] >> j & 1) << 4
+        )
+        return (
+            half(block, 0) * (code - 16)
+            if name == "Q5_0"
+            else half(block, 0) * code + half(block, 2)
+        )
     if name == "Q8_0":
         return half(block, 0) * struct.unpack_from("b", block, 2 + j)[0]
     if name in ("Q4_K", "Q5_K"):
@@ -53,7 +59,9 @@ def element(name, block, j):
         code = k_nibble(block, 16 if name == "Q4_K" else 48, j)
         if name == "Q5_K":
             code += (block[16 + j % 32] >> (j // 32) & 1) * 16
-        return half(block, 0) * np.float32(scale) * np.float32(code) - half(block, 2) * np.float32(minimum)
+        return half(block, 0) * np.float32(scale) * np.float32(code) - half(block, 2) * np.float32(
+            minimum
+        )
     part, l = divmod(j, 128)  # Q6_K
     quarter, l = divmod(l, 32)
     low = block[64 * part + l + 32 * (quarter % 2)]
@@ -71,9 +79,11 @@ def test_every_block_type_is_dequantized_as_the_format_says(type_id):
     halves = {"Q4_0": [0], "Q5_0": [0], "Q8_0": [0], "Q6_K": [208]}.get(name, [0, 2])
     for row in raw:
         for at in halves:
-            row[at:at + 2] = np.frombuffer(np.float16(rng.normal()).tobytes(), np.uint8)
+            row[at : at + 2] = np.frombuffer(np.float16(rng.normal()).tobytes(), np.uint8)
     expected = [[element(name, bytes(row), j) for j in range(elements)] for row in raw]
-    np.testing.assert_array_equal(dequantize(raw.reshape(-1), type_id).reshape(20, -1), np.array(expected, np.float32))
+    np.testing.assert_array_equal(
+        dequantize(raw.reshape(-1), type_id).reshape(20, -1), np.array(expected, np.float32)
+    )
 
 
 def test_log_softmax_sums_to_one_and_survives_large_logits():
@@ -94,18 +104,28 @@ def test_recorded_sequences_are_what_a_reader_expects():
 
 def test_reference_repeats_a_recorded_sequence(model_path):
     """The recording is of this file and this code: one sequence computed again, tokens and logprobs."""
-    recorded = json.loads((HERE / "recorded" / "smollm2_135m_q4_1.json").read_text())["sequences"][17]
+    recorded = json.loads((HERE / "recorded" / "smollm2_135m_q4_1.json").read_text())["sequences"][
+        17
+    ]
     model = ReferenceModel(model_path)
     assert Gguf(model_path).meta["tokenizer.ggml.add_bos_token"] is False
-    rows = log_softmax(model.logits(recorded["prompt"] + recorded["greedy"], first=len(recorded["prompt"]) - 1))[:-1]
+    rows = log_softmax(
+        model.logits(recorded["prompt"] + recorded["greedy"], first=len(recorded["prompt"]) - 1)
+    )[:-1]
     assert rows.argmax(axis=1).tolist() == recorded["greedy"]
-    np.testing.assert_allclose([r[t] for r, t in zip(rows, recorded["greedy"])], recorded["logprob"], atol=1e-3)
+    np.testing.assert_allclose(
+        [r[t] for r, t in zip(rows, recorded["greedy"])], recorded["logprob"], atol=1e-3
+    )
     assert model.greedy(recorded["prompt"], 2) == recorded["greedy"][:2]
 
 
 def test_a_wrong_draft_changes_no_token(model_path):
-    recorded = json.loads((HERE / "recorded" / "smollm2_135m_q4_1.json").read_text())["sequences"][0]
+    recorded = json.loads((HERE / "recorded" / "smollm2_135m_q4_1.json").read_text())["sequences"][
+        0
+    ]
     model = ReferenceModel(model_path)
     right_then_wrong = recorded["greedy"][:2] + [7, 7]
     drafts = iter([right_then_wrong, recorded["greedy"][3:6]])
-    assert model.greedy(recorded["prompt"], 6, lambda ids, n: next(drafts)) == recorded["greedy"][:6]
+    assert (
+        model.greedy(recorded["prompt"], 6, lambda ids, n: next(drafts)) == recorded["greedy"][:6]
+    )
