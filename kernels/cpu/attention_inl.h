@@ -14,39 +14,65 @@ constexpr int32_t Padded(int32_t head_dim) {
   return (head_dim + V::kWidth - 1) / V::kWidth * V::kWidth;
 }
 
+// Positions position .. of one block that lie in a tile with `left` positions to go.
+struct BlockRun {
+  int64_t block;   // where the block begins in the cache, in elements
+  int32_t offset;  // of the position in the block
+  int32_t length;
+};
+
+inline BlockRun RunAt(const AttentionPiece& piece, int32_t position, int32_t left) {
+  const int32_t offset = position & (piece.block_size - 1);
+  const int32_t in_block = piece.block_size - offset;
+  const int32_t block = piece.block_table[position / piece.block_size];
+  return {block * piece.block_elements, offset, in_block < left ? in_block : left};
+}
+
 // k_tile [head_dim, kTile] = k of positions tile .. tile + n - 1, widened. Columns past n are not
 // defined.
 template <class V>
 void LoadKeyTile(const AttentionPiece& piece, int32_t tile, int32_t n, float* k_tile) {
   for (int32_t j = 0; j < n;) {
-    const int32_t position = tile + j;
-    const int32_t offset = position & (piece.block_size - 1);
-    const int32_t left = piece.block_size - offset;
-    const int32_t run = left < kTile - j ? left : kTile - j;
-    const uint16_t* from =
-        piece.k + piece.block_table[position / piece.block_size] * piece.block_elements + offset;
-    for (int32_t d = 0; d < piece.head_dim; ++d, from += piece.block_size) {
-      float* to = k_tile + d * kTile + j;
-      for (int32_t i = 0; i < run; i += V::kWidth) {
-        V::StorePartial(to + i, V::LoadF16Partial(from + i, run - i), run - i);
-      }
+    const BlockRun run = RunAt(piece, tile + j, kTile - j);
+    const uint16_t* from = piece.k + run.block + run.offset;
+    float* to = k_tile + j;
+    for (int32_t d = 0; d < piece.head_dim; ++d, from += piece.block_size, to += kTile) {
+      int32_t i = 0;
+      for (; i + V::kWidth <= run.length; i += V::kWidth) V::Store(to + i, V::LoadF16(from + i));
+      if (i == run.length) continue;
+      V::StorePartial(to + i, V::LoadF16Partial(from + i, run.length - i), run.length - i);
     }
-    j += run;
+    j += run.length;
   }
 }
 
 // v_tile [n, padded head_dim], zeros in the padding.
 template <class V>
 void LoadValueTile(const AttentionPiece& piece, int32_t tile, int32_t n, float* v_tile) {
-  const int32_t padded = Padded<V>(piece.head_dim);
-  for (int32_t j = 0; j < n; ++j) {
-    const int32_t position = tile + j;
-    const uint16_t* from = piece.v +
-                           piece.block_table[position / piece.block_size] * piece.block_elements +
-                           int64_t{position & (piece.block_size - 1)} * piece.head_dim;
-    for (int32_t d = 0; d < padded; d += V::kWidth) {
-      V::Store(v_tile + j * padded + d, V::LoadF16Partial(from + d, piece.head_dim - d));
+  const int32_t head_dim = piece.head_dim, padded = Padded<V>(head_dim);
+  for (int32_t j = 0; j < n;) {
+    const BlockRun run = RunAt(piece, tile + j, n - j);
+    const uint16_t* from = piece.v + run.block + int64_t{run.offset} * head_dim;
+    const int32_t end = j + run.length;
+    for (; j < end; ++j, from += head_dim) {
+      float* to = v_tile + j * padded;
+      int32_t d = 0;
+      for (; d + V::kWidth <= head_dim; d += V::kWidth) V::Store(to + d, V::LoadF16(from + d));
+      if (d < head_dim) V::Store(to + d, V::LoadF16Partial(from + d, head_dim - d));
     }
+  }
+}
+
+// Asks for the k and v of the tile after this one, so that they arrive while this one is computed.
+inline void PrefetchTile(const AttentionPiece& piece, int32_t tile, int32_t n) {
+  constexpr int32_t kLine = 32;  // halves
+  for (int32_t j = 0; j < n;) {
+    const BlockRun run = RunAt(piece, tile + j, kTile - j);
+    const uint16_t* k = piece.k + run.block + run.offset;
+    for (int32_t d = 0; d < piece.head_dim; ++d) __builtin_prefetch(k + d * piece.block_size);
+    const uint16_t* v = piece.v + run.block + int64_t{run.offset} * piece.head_dim;
+    for (int32_t i = 0; i < run.length * piece.head_dim; i += kLine) __builtin_prefetch(v + i);
+    j += run.length;
   }
 }
 
@@ -77,7 +103,7 @@ void ScoreRows(const float* q, int32_t q_stride, const float* k_tile, int32_t he
 // Turns the first n scores of a row into exp(score - max), updates max and sum, and returns what
 // the row's earlier sums must be multiplied by.
 template <class V>
-float SoftmaxRow(float* scores, int32_t n, float* max, float* sum) {
+[[gnu::always_inline]] inline float SoftmaxRow(float* scores, int32_t n, float* max, float* sum) {
   using Reg = typename V::Reg;
   const Reg lowest = V::Set1(-__builtin_inff());
   Reg top = lowest;
@@ -172,6 +198,10 @@ void AttendTile(const AttentionPiece& piece, int32_t tile, const AttentionSpace<
   const int32_t loaded = Seen(piece, at.rows - 1, tile);
   LoadKeyTile<V>(piece, tile, loaded, at.k_tile);
   LoadValueTile<V>(piece, tile, loaded, at.v_tile);
+  const int32_t next = tile + kTile;
+  if (next < piece.first_position + piece.num_tokens) {
+    PrefetchTile(piece, next, Seen(piece, at.rows - 1, next));
+  }
 
   constexpr int R = V::kRowBlock;
   int32_t r = first;
@@ -187,8 +217,11 @@ void AttendTile(const AttentionPiece& piece, int32_t tile, const AttentionSpace<
   score(RowCount<1>{});
 
   for (r = first; r < at.rows; ++r) {
-    at.rescale[r] =
-        SoftmaxRow<V>(at.scores + r * kTile, Seen(piece, r, tile), at.max + r, at.sum + r);
+    const int32_t n = Seen(piece, r, tile);
+    float* scores = at.scores + r * kTile;
+    at.rescale[r] = n == kTile  // nearly always: a constant length needs no masks
+                        ? SoftmaxRow<V>(scores, kTile, at.max + r, at.sum + r)
+                        : SoftmaxRow<V>(scores, n, at.max + r, at.sum + r);
   }
   // Rows of a block must see equally many positions: a weight of 0 for an unseen one is not neutral
   // (0 * inf).
