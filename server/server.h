@@ -1,7 +1,9 @@
-// The gRPC server: transport, admission, health, metrics, drain. It listens before the model is loaded (health says
-// NOT_SERVING, calls get UNAVAILABLE with RetryInfo), serves once given an engine, and drains when told.
+// The gRPC server: transport, admission, health, metrics, drain. It listens before the model is
+// loaded (health says NOT_SERVING, calls get UNAVAILABLE with RetryInfo), serves once given an
+// engine, and drains when told.
 //
-// Life: Start -> Serve(engine) -> [Drain] -> WaitUntilDrained -> destruction. Start binds every port or fails.
+// Life: Start -> Serve(engine) -> [Drain] -> WaitUntilDrained -> destruction. Start binds every
+// port or fails.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +28,16 @@ struct TlsFiles {
 
 // Each bound has its reason beside it; the defaults suit a small machine.
 struct ServerLimits {
-  int32_t max_open_requests = 256;                // running + waiting: bounds everything a client can make us hold
-  int64_t max_queued_prompt_tokens = 1 << 20;     // work accepted but not yet prefilled: bounds the wait
-  int64_t max_queued_bytes = 64LL << 20;          // request bytes held by open requests
-  int32_t max_request_bytes = 16 << 20;           // one message; a prompt of 1M tokens fits
-  int32_t max_stream_buffer_bytes = 64 << 10;     // undelivered by one slow client before its sequence pauses
-  int32_t max_connections = 1024;                 // file descriptors
-  int32_t max_metadata_bytes = 16 << 10;          // headers of one call
+  int32_t max_open_requests =
+      256;  // running + waiting: bounds everything a client can make us hold
+  int64_t max_queued_prompt_tokens = 1
+                                     << 20;  // work accepted but not yet prefilled: bounds the wait
+  int64_t max_queued_bytes = 64LL << 20;     // request bytes held by open requests
+  int32_t max_request_bytes = 16 << 20;      // one message; a prompt of 1M tokens fits
+  int32_t max_stream_buffer_bytes =
+      64 << 10;                    // undelivered by one slow client before its sequence pauses
+  int32_t max_connections = 1024;  // file descriptors
+  int32_t max_metadata_bytes = 16 << 10;  // headers of one call
 };
 
 struct ServerOptions {
@@ -41,11 +46,12 @@ struct ServerOptions {
   std::string admin_listen;                       // empty: no AdminService
   TlsFiles tls;
   bool reflection = true;
-  std::string model_name;                         // what GetModel, health and metrics call it
-  std::string metrics_alias;                      // "" or "vllm"
+  std::string model_name;     // what GetModel, health and metrics call it
+  std::string metrics_alias;  // "" or "vllm"
   Duration drain_timeout = std::chrono::seconds(30);
-  Duration stall_timeout = std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
-  std::shared_ptr<Log> log;                       // null: lines of level info on stderr
+  Duration stall_timeout =
+      std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
+  std::shared_ptr<Log> log;      // null: lines of level info on stderr
   ServerLimits limits;
 };
 
@@ -53,13 +59,13 @@ struct ServerOptions {
 struct ModelInfo {
   std::string name;
   std::string architecture;
-  std::string weights_format;     // "Q4_1"
+  std::string weights_format;  // "Q4_1"
   int64_t num_parameters = 0;
-  int64_t weights_bytes = 0;      // on the device
+  int64_t weights_bytes = 0;  // on the device
   int64_t kv_cache_bytes = 0;
-  int32_t context_length = 0;     // the model was trained for
-  std::string chat_template;      // source, "" when none
-  std::string backend;            // "cpu avx512_vnni, 2 threads"
+  int32_t context_length = 0;  // the model was trained for
+  std::string chat_template;   // source, "" when none
+  std::string backend;         // "cpu avx512_vnni, 2 threads"
 };
 
 struct BoundPorts {
@@ -71,20 +77,22 @@ struct BoundPorts {
 class Server {
  public:
   // INVALID_ARGUMENT names the flag; UNAVAILABLE names the address that cannot be bound.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, const Clock& clock);
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       const Clock& clock);
   virtual ~Server() = default;
 
   virtual BoundPorts ports() const = 0;
   // Feeds the metrics; pass it to the engine. Lives as long as the server.
   virtual EngineObserver* observer() = 0;
-  // Duration of one start-up phase, for startup_phase_seconds{phase}: "open", "weights", "tokenizer", "engine".
+  // Duration of one start-up phase, for startup_phase_seconds{phase}: "open", "weights",
+  // "tokenizer", "engine".
   virtual void ReportStartupPhase(absl::string_view phase, Duration took) = 0;
 
   // From now on health says SERVING. The engine is owned by the server.
   virtual void Serve(std::unique_ptr<Engine> engine, const ModelInfo& model) = 0;
 
-  // Readiness off, new calls refused, running calls finish or end DRAINED within `drain_timeout`. Returns at once;
-  // may be called again, and from AdminService.Drain.
+  // Readiness off, new calls refused, running calls finish or end DRAINED within `drain_timeout`.
+  // Returns at once; may be called again, and from AdminService.Drain.
   virtual void Drain() = 0;
   // Blocks until a drain has finished, or the engine failed (INTERNAL: exit non-zero).
   virtual absl::Status WaitUntilDrained() = 0;

@@ -1,0 +1,48 @@
+// One port with its gRPC server: the public one or the operators'. Connections are accepted by us
+// (acceptor.h), the rest is gRPC's.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/acceptor.h"
+#include "server/listen_socket.h"
+#include "server/parts.h"
+
+namespace grpc {
+class Server;
+class ServerCredentials;
+class Service;
+}  // namespace grpc
+
+namespace nibble {
+
+class Listener {
+ public:
+  struct Options {
+    bool reflection = false;
+    std::vector<grpc::Service*> services;  // borrowed, outlive the listener
+  };
+
+  // Calls come in from here on. INTERNAL when gRPC does not start.
+  static absl::StatusOr<std::unique_ptr<Listener>> Start(
+      ListenSocket socket, std::shared_ptr<grpc::ServerCredentials> credentials, ServerParts& parts,
+      const Options& options);
+  ~Listener();
+
+  int32_t port() const { return port_; }
+
+  // Takes no more connections, lets calls finish for `grace` of real time, then cancels them;
+  // returns when all reactors are gone. Again: nothing.
+  void ShutDown(Duration grace);
+
+ private:
+  Listener(std::unique_ptr<grpc::Server> server, int32_t port);
+
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Acceptor> acceptor_;
+  int32_t port_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,84 @@
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+
+#include "nibble/v1/model.grpc.pb.h"
+#include "server/finish_unary.h"
+#include "server/services.h"
+
+namespace nibble {
+namespace {
+
+void Fill(const ServingState::Serving& serving, v1::GetModelResponse* response) {
+  const ModelInfo& model = *serving.model;
+  response->set_model(model.name);
+  response->set_architecture(model.architecture);
+  response->set_weights_format(model.weights_format);
+  response->set_num_parameters(model.num_parameters);
+  response->set_weights_bytes(model.weights_bytes);
+  response->set_kv_cache_bytes(model.kv_cache_bytes);
+  response->set_trained_context_tokens(model.context_length);
+  response->set_chat_template(model.chat_template);
+  response->set_backend(model.backend);
+  const RunnerLimits limits = serving.engine->limits();
+  response->set_max_context_tokens(limits.max_context);
+  response->set_vocab_size(limits.vocab_size);
+  const Tokenizer& tokenizer = serving.engine->tokenizer();
+  if (tokenizer.bos_id() >= 0) response->set_bos_token_id(tokenizer.bos_id());
+  if (tokenizer.eos_id() >= 0) response->set_eos_token_id(tokenizer.eos_id());
+  const absl::Span<const int32_t> ends = tokenizer.end_of_generation_ids();
+  response->mutable_end_of_generation_token_ids()->Add(ends.begin(), ends.end());
+}
+
+void Fill(const EngineLoad& load, const Admission& admission, bool draining,
+          v1::GetLoadResponse* response) {
+  response->set_running(load.running);
+  response->set_waiting(load.waiting);
+  response->set_paused(load.paused);
+  response->set_queued_prompt_tokens(load.queued_prompt_tokens);
+  response->set_blocks_in_use(load.blocks_in_use);
+  response->set_num_blocks(load.num_blocks);
+  response->set_block_size_tokens(load.block_size);
+  response->set_kv_cache_usage_ratio(
+      load.num_blocks > 0 ? static_cast<double>(load.blocks_in_use) / load.num_blocks : 0);
+  response->set_open_requests(admission.counts().open_requests);
+  response->set_max_open_requests(admission.limits().max_open_requests);
+  response->set_steps(load.steps);
+  response->set_step_seconds(Seconds(load.step_time));
+  response->set_draining(draining);
+}
+
+class ModelService final : public v1::ModelService::CallbackService {
+ public:
+  explicit ModelService(ServerParts& parts) : parts_(parts) {}
+
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override {
+    auto serving = parts_.state.ForReading(request->has_model() ? &request->model() : nullptr);
+    if (serving.ok()) Fill(*serving, response);
+    return FinishUnary(context, parts_, serving.status());
+  }
+
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
+                                    const v1::GetLoadRequest* request,
+                                    v1::GetLoadResponse* response) override {
+    auto serving = parts_.state.ForReading(request->has_model() ? &request->model() : nullptr);
+    if (serving.ok()) {
+      const bool draining = parts_.state.phase() == ServingState::Phase::kDraining;
+      Fill(serving->engine->Load(), parts_.admission, draining, response);
+    }
+    return FinishUnary(context, parts_, serving.status());
+  }
+
+ private:
+  ServerParts& parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> CreateModelService(ServerParts& parts) {
+  return std::make_unique<ModelService>(parts);
+}
+
+}  // namespace nibble

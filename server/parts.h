@@ -1,0 +1,27 @@
+// What every service works with. Owned by the Server, which outlives all calls.
+#pragma once
+
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "server/admission.h"
+#include "server/metrics.h"
+#include "server/request_ids.h"
+#include "server/server.h"
+#include "server/serving_state.h"
+
+namespace nibble {
+
+class OpenStreams;
+
+struct ServerParts {
+  const ServerOptions& options;
+  const Clock& clock;
+  Log& log;
+  Metrics& metrics;
+  Admission& admission;
+  ServingState& state;
+  RequestIds& request_ids;
+  OpenStreams& open_streams;
+};
+
+}  // namespace nibble

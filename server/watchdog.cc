@@ -1,0 +1,123 @@
+#include "server/watchdog.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/open_streams.h"
+
+namespace nibble {
+namespace {
+
+using Phase = ServingState::Phase;
+
+// Real time between looks; what is measured in them is the Clock's.
+constexpr auto kLookEvery = std::chrono::milliseconds(100);
+constexpr auto kLookEveryWhileDraining =
+    std::chrono::milliseconds(10);  // a drain should not wait for its watcher
+
+}  // namespace
+
+std::unique_ptr<Watchdog> Watchdog::Start(ServerParts& parts, Events events) {
+  return std::unique_ptr<Watchdog>(new Watchdog(parts, std::move(events)));
+}
+
+Watchdog::Watchdog(ServerParts& parts, Events events)
+    : parts_(parts),
+      events_(std::move(events)),
+      last_progress_(parts.clock.Now()),
+      thread_([this] { Run(); }) {}
+
+Watchdog::~Watchdog() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    if (!over_.has_value()) over_ = absl::CancelledError("the server was taken down");
+    changed_.NotifyAll();
+  }
+  thread_.join();
+}
+
+void Watchdog::LookNow() {
+  MutexLock lock(mutex_);
+  look_now_ = true;
+  changed_.NotifyAll();
+}
+
+absl::Status Watchdog::WaitUntilOver() {
+  MutexLock lock(mutex_);
+  while (!over_.has_value()) changed_.Wait(mutex_);
+  return *over_;
+}
+
+void Watchdog::End(absl::Status how) {
+  MutexLock lock(mutex_);
+  if (!over_.has_value()) over_ = std::move(how);
+  changed_.NotifyAll();
+}
+
+void Watchdog::Run() {
+  while (true) {
+    {
+      const auto every = drain_since_.has_value() ? kLookEveryWhileDraining : kLookEvery;
+      const auto next = std::chrono::steady_clock::now() + every;
+      MutexLock lock(mutex_);
+      while (!stopping_ && !look_now_ && !over_.has_value() && changed_.WaitUntil(mutex_, next)) {
+      }
+      // Once over, there is nothing left to look after.
+      while (!stopping_ && over_.has_value()) changed_.Wait(mutex_);
+      if (stopping_) return;
+      look_now_ = false;
+    }
+    Look(parts_.clock.Now());
+  }
+}
+
+bool Watchdog::Stalled(const EngineLoad& load, Instant now) {
+  const bool pending = load.waiting > 0 || load.running > load.paused;
+  if (!pending || load.steps != last_steps_) {
+    last_steps_ = load.steps;
+    last_progress_ = now;
+  }
+  return now - last_progress_ >= parts_.options.stall_timeout;
+}
+
+bool Watchdog::Drained(Instant now) {
+  if (!drain_since_.has_value()) drain_since_ = now;
+  const Engine* engine = parts_.state.engine();
+  const bool idle = engine == nullptr || engine->Idle();
+  if (idle && parts_.admission.counts().open_requests == 0) return true;
+  return now - *drain_since_ > parts_.options.drain_timeout + kDeliveryGrace;
+}
+
+void Watchdog::Look(Instant now) {
+  Engine* const engine = parts_.state.engine();
+  const EngineLoad load = engine != nullptr ? engine->Load() : EngineLoad{};
+  if (!load.failure.ok()) {
+    parts_.state.Fail(load.failure);
+    events_.health(/*ready=*/false, /*alive=*/false);
+    parts_.log.Error("engine_failed", {{"error", load.failure.ToString()}});
+    End(absl::InternalError(absl::StrCat("the engine failed: ", load.failure.message())));
+    return;
+  }
+  const bool was_stalled = std::exchange(stalled_, Stalled(load, now));
+  if (stalled_ && !was_stalled) {
+    parts_.log.Error("engine_stalled",
+                     {{"running", load.running}, {"waiting", load.waiting}, {"steps", load.steps}});
+  } else if (was_stalled && !stalled_) {
+    parts_.log.Warning("engine_moves_again", {{"steps", load.steps}});
+  }
+  const Phase phase = parts_.state.phase();
+  events_.health(/*ready=*/phase == Phase::kServing && !stalled_, /*alive=*/!stalled_);
+  if (const int aborted = parts_.open_streams.AbortStuckSince(now - kStuckStream); aborted > 0) {
+    parts_.log.Warning("streams_aborted",
+                       {{"streams", aborted}, {"reason", "the client does not read"}});
+  }
+  if (phase == Phase::kDraining && Drained(now)) {
+    events_.shut_down();
+    parts_.log.Info("drained", {{"seconds", Seconds(parts_.clock.Now() - *drain_since_)}});
+    End(absl::OkStatus());
+  }
+}
+
+}  // namespace nibble
