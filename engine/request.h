@@ -166,4 +166,8 @@ class TokenSink {
   virtual void OnFinished(const Outcome& outcome) = 0;  // exactly once, the last call
 };
 
+// Checks every range above, NaN included. INVALID_ARGUMENT as FieldError (engine.h) makes it: field, value, range. Does
+// not look into the prompt beyond its counts; token ids must be below `vocab_size`.
+absl::Status Validate(const GenerateRequest& request, int32_t vocab_size);
+
 }  // namespace nibble

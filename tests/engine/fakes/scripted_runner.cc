@@ -51,6 +51,12 @@ int32_t ScriptedRunner::NextToken(absl::Span<const int32_t> tokens, const Sampli
   }
 }
 
+float ScriptedRunner::LogprobOf(absl::Span<const int32_t> tokens, int32_t id) const {
+  uint64_t history = kEmptyHistory;
+  for (int32_t token : tokens) history = Extend(history, token);
+  return Pretend(history, id, 0).logprob;
+}
+
 absl::StatusOr<StepResult> ScriptedRunner::Run(const Batch& batch) {
   ++steps_;
   if (before_step_) before_step_(batch);

@@ -44,6 +44,9 @@ class ScriptedRunner final : public ModelRunner {
   int32_t NextToken(absl::Span<const int32_t> tokens, const SamplingParams& sampling,
                     absl::Span<const int32_t> forbidden) const;
 
+  // The logprob that is reported for `id` after `tokens`, of the prompt or sampled.
+  float LogprobOf(absl::Span<const int32_t> tokens, int32_t id) const;
+
   // Chooses tokens by hand; nullopt falls back to the hash. Set before the first step.
   using Script = std::function<std::optional<int32_t>(const BatchRow& row)>;
   void set_script(Script script) { script_ = std::move(script); }
