@@ -15,9 +15,9 @@ namespace nibble {
 namespace {
 
 // Tokens that end a turn or a text by their name, in the families that use them. The same list as
-// llama.cpp's, less
-// "</s>", which is text in some vocabularies and the eos id in the others.
-constexpr absl::string_view kEndNames[] = {"<|eot_id|>",
+// llama.cpp's.
+constexpr absl::string_view kEndNames[] = {"</s>",
+                                           "<|eot_id|>",
                                            "<|im_end|>",
                                            "<|end|>",
                                            "<|return|>",
@@ -26,17 +26,18 @@ constexpr absl::string_view kEndNames[] = {"<|eot_id|>",
                                            "<|calls|>",
                                            "<|endoftext|>",
                                            "<|eom_id|>",
-                                           "<|end_of_text|>",
                                            "<EOT>",
                                            "_<EOT>",
                                            "[EOT]",
                                            "[EOS]",
+                                           "<|end_of_text|>",
                                            "<eos>",
                                            "<turn|>",
                                            "<end_of_turn>",
                                            "<end_of_utterance>",
-                                           "<｜end▁of▁sentence｜>",
-                                           "[e~["};
+                                           "<|tool_response>",
+                                           "[e~[",
+                                           "<｜end▁of▁sentence｜>"};
 
 absl::Status CheckSize(absl::string_view what, size_t found, size_t limit) {
   if (found <= limit) return absl::OkStatus();
