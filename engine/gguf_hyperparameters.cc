@@ -140,6 +140,11 @@ class HyperparameterReader {
 
   absl::Status ReadSizes() {
     NIBBLE_ASSIGN_OR_RETURN(config_.num_layers, Int("block_count", kMaxLayers));
+    // Every layer has tensors; a count beyond them is refused before anything is made of it.
+    if (static_cast<size_t>(config_.num_layers) > file_.tensors().size()) {
+      return Unfit(Key("block_count"),
+                   absl::StrCat("the file has ", file_.tensors().size(), " tensors"));
+    }
     NIBBLE_ASSIGN_OR_RETURN(config_.context_length, Int("context_length", kMaxContext));
     NIBBLE_ASSIGN_OR_RETURN(config_.hidden_size, Int("embedding_length", kMaxWidth));
     NIBBLE_ASSIGN_OR_RETURN(config_.ffn_size, Int("feed_forward_length", kMaxWidth));
