@@ -1,7 +1,6 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/linear_kernels.h"
@@ -147,8 +146,8 @@ void QuantizeRows(ThreadPool& pool, const Call& call, uint8_t* tiles) {
     quantize_tiles(0, num_tiles);
     return;
   }
-  pool.Run(std::min(num_tiles, pool.size() * kPartsPerThread), [&](int part) {
-    const int32_t parts = std::min(num_tiles, pool.size() * kPartsPerThread);
+  const int32_t parts = std::min(num_tiles, pool.size() * kPartsPerThread);
+  pool.Run(parts, [&](int part) {
     quantize_tiles(static_cast<int64_t>(num_tiles) * part / parts,
                    static_cast<int64_t>(num_tiles) * (part + 1) / parts);
   });

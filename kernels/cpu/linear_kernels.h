@@ -50,8 +50,8 @@ struct OutputTile {
 // and, only for weights with a scale every 16 columns ("halves"), the last two again for each half:
 //   s32 minus_sum [2][tokens], f32 sum [2][tokens]
 // So that all addresses inside a group are constants once `tokens` is one. A group with an infinity
-// or a NaN has codes 0 and that scale, which makes every y of the row NaN; one below 2^-100 counts
-// as zero.
+// or a NaN has codes 0 and the scale NaN, which makes every y of the row NaN; one below 2^-100
+// counts as zero.
 struct TileLayout {
   int32_t tokens = 0;
   bool halves = false;

@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <new>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -155,25 +154,34 @@ void PackFloats(const quant::Matrix& matrix, CpuMatrix& packed) {
   }
 }
 
-// The code of the canonical matrix as the packed one stores it, unsigned.
-uint8_t UnsignedCode(const quant::Matrix& matrix, int64_t element, bool widened) {
+// Code `element` of the canonical matrix as a byte of the packed int8 layout. Int4 codes widen to
+// it.
+uint8_t BiasedCode(const quant::Matrix& matrix, int64_t element) {
   if (matrix.format == quant::Format::kInt8) return matrix.codes[element] ^ 0x80;
   const uint8_t byte = matrix.codes[element / 2];
-  const uint8_t code = element % 2 == 0 ? byte & 15 : byte >> 4;
-  return widened ? code + kInt8ZeroPoint : code;
+  return static_cast<uint8_t>((element % 2 == 0 ? byte & 15 : byte >> 4) + kInt8ZeroPoint);
 }
 
-void PackIntCodes(const quant::Matrix& matrix, CpuMatrix& packed) {
-  const bool is_int4 = packed.shape().storage == Storage::kInt4;
+void PackInt8Codes(const quant::Matrix& matrix, CpuMatrix& packed) {
   for (int32_t n = 0; n < matrix.rows; ++n) {
-    for (int32_t k = 0; k < matrix.cols; ++k) {
-      const int64_t element = static_cast<int64_t>(n) * matrix.cols + k;
-      const uint8_t code = UnsignedCode(matrix, element, !is_int4);
-      if (is_int4) {
-        packed.codes()[Int4CodeAt(n, k, matrix.cols)] |= Int4IsHighNibble(k) ? code << 4 : code;
-      } else {
-        packed.codes()[Int8CodeAt(n, k, matrix.cols)] = code;
-      }
+    for (int32_t k = 0; k < matrix.cols; k += 4) {  // four columns stay neighbours
+      uint8_t* to = packed.codes() + Int8CodeAt(n, k, matrix.cols);
+      const int64_t from = static_cast<int64_t>(n) * matrix.cols + k;
+      for (int32_t i = 0; i < 4; ++i) to[i] = BiasedCode(matrix, from + i);
+    }
+  }
+}
+
+// Two neighbours in a byte here, two columns 16 apart in a byte there.
+void PackInt4Codes(const quant::Matrix& matrix, CpuMatrix& packed) {
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    for (int32_t k = 0; k < matrix.cols; k += k % 32 == 14 ? 18 : 2) {  // the first half of each 32
+      uint8_t* to = packed.codes() + Int4CodeAt(n, k, matrix.cols);
+      const uint8_t* from = matrix.codes.data() + (static_cast<int64_t>(n) * matrix.cols + k) / 2;
+      const uint8_t low = from[0];
+      const uint8_t high = from[8];  // 16 columns on
+      to[0] = static_cast<uint8_t>((low & 15) | high << 4);
+      to[1] = static_cast<uint8_t>(low >> 4 | (high & 0xF0));
     }
   }
 }
@@ -223,7 +231,11 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matri
   if (is_float) {
     cpu::PackFloats(matrix, *packed);
   } else {
-    cpu::PackIntCodes(matrix, *packed);
+    if (packed->shape().storage == cpu::Storage::kInt4) {
+      cpu::PackInt4Codes(matrix, *packed);
+    } else {
+      cpu::PackInt8Codes(matrix, *packed);
+    }
     cpu::PackScales(matrix, *packed);
   }
   return packed;
