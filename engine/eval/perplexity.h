@@ -2,7 +2,8 @@
 //
 // Protocol: tokenize the whole text (no special parsing); cut into windows of `window` ids, tail shorter than a window
 // dropped. With a BOS id (`Bos`), it replaces the first id of each window. The window is run from an empty cache, and
-// positions skip..window-1 are scored as targets (position 0 never is). llama.cpp's protocol is skip = window / 2.
+// positions skip..window-1 are scored as targets (position 0 never is). llama.cpp's protocol, which reads the logits from
+// position window / 2 on, is skip = window / 2 + 1.
 #pragma once
 
 #include <cstdint>
