@@ -133,7 +133,7 @@ std::string WriteTempFile(absl::string_view name, absl::Span<const uint8_t> byte
   const std::string path = ::testing::TempDir() + "/nibble_" + std::string(name);
   std::FILE* file = std::fopen(path.c_str(), "wb");
   NIBBLE_CHECK(file != nullptr);
-  NIBBLE_CHECK(std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size());
+  NIBBLE_CHECK(bytes.empty() || std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size());
   NIBBLE_CHECK(std::fclose(file) == 0);
   return path;
 }
