@@ -1,6 +1,7 @@
 #include "cli/generation_writer.h"
 
 #include "absl/strings/str_format.h"
+#include "server/convert.h"
 
 namespace nibble {
 namespace {
@@ -45,28 +46,6 @@ std::string StatsLine(const Outcome& outcome) {
 
 }  // namespace
 
-const char* FinishReasonName(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kUnspecified:
-      return "unspecified";
-    case FinishReason::kEos:
-      return "eos";
-    case FinishReason::kStopSequence:
-      return "stop_sequence";
-    case FinishReason::kStopToken:
-      return "stop_token";
-    case FinishReason::kMaxTokens:
-      return "max_tokens";
-    case FinishReason::kContextLength:
-      return "context_length";
-    case FinishReason::kDeadline:
-      return "deadline";
-    case FinishReason::kDrained:
-      return "drained";
-  }
-  return "unspecified";
-}
-
 GenerationWriter::GenerationWriter(const Io& io, OutputFormat format,
                                    const ResponseParams& response)
     : io_(io), format_(format), response_(response) {}
@@ -87,7 +66,7 @@ void GenerationWriter::OnDelta(const Delta& delta) {
 Json GenerationWriter::Summary(const Outcome& outcome) const {
   Json json = {{"text", text_},
                {"token_ids", token_ids_},
-               {"finish_reason", FinishReasonName(outcome.finish_reason)},
+               {"finish_reason", std::string(FinishReasonName(outcome.finish_reason))},
                {"usage", UsageJson(outcome.usage)},
                {"timings", TimingsJson(outcome.timings)},
                {"seed", seed_}};

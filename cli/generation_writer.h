@@ -12,9 +12,6 @@
 
 namespace nibble {
 
-// "max_tokens", "eos": the names of FinishReason in JSON.
-const char* FinishReasonName(FinishReason reason);
-
 class GenerationWriter {
  public:
   // `response` says which log probabilities were asked for, so that their keys exist even when they

@@ -19,8 +19,8 @@ struct Ran {
   std::string err;
 };
 
-Ran Run(const std::vector<std::string>& args,
-        const std::map<std::string, std::string>& environment = {}) {
+Ran RunWith(const std::vector<std::string>& args,
+            const std::map<std::string, std::string>& environment = {}) {
   std::istringstream in;
   std::ostringstream out, err;
   const Environment lookup = [&environment](const std::string& name) {
@@ -36,12 +36,12 @@ const std::vector<std::vector<std::string>> kCommands = {
     {"bench"}, {"eval", "perplexity"}, {"health"},   {"version"}};
 
 TEST(AppTest, EveryCommandHasHelpOnStdout) {
-  EXPECT_EQ(Run({"--help"}).code, kExitOk);
+  EXPECT_EQ(RunWith({"--help"}).code, kExitOk);
   for (std::vector<std::string> args : kCommands) {
     const std::string last = args.back();
-    EXPECT_THAT(Run({"--help-all"}).out, HasSubstr(last));
+    EXPECT_THAT(RunWith({"--help-all"}).out, HasSubstr(last));
     args.push_back("--help");
-    const Ran ran = Run(args);
+    const Ran ran = RunWith(args);
     EXPECT_EQ(ran.code, kExitOk) << last;
     EXPECT_GT(ran.out.size(), 40u) << last;
     EXPECT_EQ(ran.err, "") << last;
@@ -49,16 +49,16 @@ TEST(AppTest, EveryCommandHasHelpOnStdout) {
 }
 
 TEST(AppTest, HelpTeachesExamplesDefaultsAndEnvironment) {
-  const std::string help = Run({"serve", "--help"}).out;
+  const std::string help = RunWith({"serve", "--help"}).out;
   EXPECT_THAT(help, HasSubstr("NIBBLE_KV_CACHE_MIB"));
   EXPECT_THAT(help, HasSubstr("127.0.0.1:50051"));
   EXPECT_THAT(help, HasSubstr("Examples"));
-  EXPECT_THAT(Run({"eval", "perplexity", "--help"}).out, HasSubstr("Protocol"));
+  EXPECT_THAT(RunWith({"eval", "perplexity", "--help"}).out, HasSubstr("Protocol"));
 }
 
 TEST(AppTest, TheVersionIsOneWordFromTheCommandAndAFlag) {
-  EXPECT_THAT(Run({"version"}).out, ::testing::MatchesRegex("[0-9]+[.][0-9]+[.][0-9]+\n"));
-  EXPECT_THAT(Run({"--version"}).out, HasSubstr("nibble "));
+  EXPECT_THAT(RunWith({"version"}).out, ::testing::MatchesRegex("[0-9]+[.][0-9]+[.][0-9]+\n"));
+  EXPECT_THAT(RunWith({"--version"}).out, HasSubstr("nibble "));
 }
 
 TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
@@ -76,7 +76,7 @@ TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
       {"bench", "--repeat", "0"},
       {"tokenize", "stray"}};
   for (const auto& args : wrong) {
-    const Ran ran = Run(args);
+    const Ran ran = RunWith(args);
     EXPECT_EQ(ran.code, kExitUsage) << ::testing::PrintToString(args);
     EXPECT_EQ(ran.out, "") << ::testing::PrintToString(args);
     EXPECT_NE(ran.err, "") << ::testing::PrintToString(args);
@@ -89,17 +89,18 @@ TEST(AppTest, AModelThatIsNotThereIsAFailureThatNamesIt) {
            {"bench", "--model", "no/such.gguf"},
            {"tokenize", "--model", "no/such.gguf"},
            {"inspect", "no/such.gguf"}}) {
-    const Ran ran = Run(args);
+    const Ran ran = RunWith(args);
     EXPECT_EQ(ran.code, kExitFailure) << args[0];
     EXPECT_THAT(ran.err, HasSubstr("no/such.gguf")) << args[0];
   }
 }
 
 TEST(PrintConfigTest, ShowsWhatTheCommandLineAndTheEnvironmentMadeOfTheDefaults) {
-  const Ran ran = Run({"serve", "--print-config", "--max-running", "3", "--drain-timeout=1500ms"},
-                      {{"NIBBLE_MODEL", "env.gguf"},
-                       {"NIBBLE_MAX_RUNNING", "99"},
-                       {"NIBBLE_NO_REFLECTION", "true"}});
+  const Ran ran =
+      RunWith({"serve", "--print-config", "--max-running", "3", "--drain-timeout=1500ms"},
+              {{"NIBBLE_MODEL", "env.gguf"},
+               {"NIBBLE_MAX_RUNNING", "99"},
+               {"NIBBLE_NO_REFLECTION", "true"}});
   EXPECT_EQ(ran.code, kExitOk) << ran.err;
   const nlohmann::json json = nlohmann::json::parse(ran.out);
   EXPECT_EQ(json["model"], "env.gguf");
@@ -112,8 +113,8 @@ TEST(PrintConfigTest, ShowsWhatTheCommandLineAndTheEnvironmentMadeOfTheDefaults)
 }
 
 TEST(PrintConfigTest, EveryFlagIsThereAndHasItsTwinInTheHelp) {
-  const nlohmann::json json = nlohmann::json::parse(Run({"serve", "--print-config"}).out);
-  const std::string help = Run({"serve", "--help"}).out;
+  const nlohmann::json json = nlohmann::json::parse(RunWith({"serve", "--print-config"}).out);
+  const std::string help = RunWith({"serve", "--help"}).out;
   EXPECT_GT(json.size(), 30u);
   for (const auto& [key, value] : json.items()) {
     std::string twin = "NIBBLE_" + key;
@@ -123,17 +124,17 @@ TEST(PrintConfigTest, EveryFlagIsThereAndHasItsTwinInTheHelp) {
 }
 
 TEST(EnvironmentTest, AVariableForOneCommandDoesNotBreakAnother) {
-  EXPECT_EQ(Run({"version"}, {{"NIBBLE_THREADS", "many"}}).code, kExitOk);
-  EXPECT_EQ(Run({"serve", "--print-config"}, {{"NIBBLE_TOP_K", "many"}}).code, kExitOk);
-  EXPECT_EQ(Run({"serve", "--print-config"}, {{"NIBBLE_THREADS", "many"}}).code, kExitUsage);
+  EXPECT_EQ(RunWith({"version"}, {{"NIBBLE_THREADS", "many"}}).code, kExitOk);
+  EXPECT_EQ(RunWith({"serve", "--print-config"}, {{"NIBBLE_TOP_K", "many"}}).code, kExitOk);
+  EXPECT_EQ(RunWith({"serve", "--print-config"}, {{"NIBBLE_THREADS", "many"}}).code, kExitUsage);
 }
 
 TEST(EnvironmentTest, AServerOnTheCommandLineWinsOverAModelInTheEnvironment) {
   FakeService service;
   service.events.emplace_back().mutable_delta()->set_text("from the server");
   service.events.emplace_back().mutable_finished();
-  const Ran ran = Run({"generate", "--server", service.address, "--prompt", "a"},
-                      {{"NIBBLE_MODEL", "no/such.gguf"}});
+  const Ran ran = RunWith({"generate", "--server", service.address, "--prompt", "a"},
+                          {{"NIBBLE_MODEL", "no/such.gguf"}});
   EXPECT_EQ(ran.code, kExitOk) << ran.err;
   EXPECT_EQ(ran.out, "from the server\n");
 }
@@ -141,8 +142,9 @@ TEST(EnvironmentTest, AServerOnTheCommandLineWinsOverAModelInTheEnvironment) {
 TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {
   FakeService service;
   service.events.emplace_back().mutable_finished();
-  const Ran ran = Run({"generate", "--server", service.address, "--prompt", "-x [a,b]", "--stop",
-                       "", "--max-tokens", "0", "--timeout", "5s", "--output", "json"});
+  const Ran ran =
+      RunWith({"generate", "--server", service.address, "--prompt", "-x [a,b]", "--stop", "",
+               "--max-tokens", "0", "--timeout", "5s", "--output", "json"});
   EXPECT_EQ(ran.code, kExitOk) << ran.err;
   EXPECT_EQ(service.seen.text(), "-x [a,b]");
   EXPECT_EQ(service.seen.stopping().stop_size(), 1);
@@ -153,9 +155,9 @@ TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {
 
 TEST(HealthCommandTest, AsksTheServerOfTheEnvironment) {
   FakeService service;
-  EXPECT_EQ(Run({"health"}, {{"NIBBLE_SERVER", service.address}}).code, kExitOk);
+  EXPECT_EQ(RunWith({"health"}, {{"NIBBLE_SERVER", service.address}}).code, kExitOk);
   service.health = grpc::health::v1::HealthCheckResponse::NOT_SERVING;
-  EXPECT_EQ(Run({"health", "--server", service.address}).code, kExitFailure);
+  EXPECT_EQ(RunWith({"health", "--server", service.address}).code, kExitFailure);
 }
 
 }  // namespace

@@ -152,13 +152,5 @@ TEST_F(GenerationWriterTest, MinusInfinityIsNullAsJsonHasNoSuchNumber) {
   EXPECT_TRUE(Json::parse(out_.str())["logprobs"][0]["logprob"].is_null());
 }
 
-TEST(FinishReasonNameTest, EveryReasonHasItsLowerCaseName) {
-  EXPECT_STREQ(FinishReasonName(FinishReason::kEos), "eos");
-  EXPECT_STREQ(FinishReasonName(FinishReason::kStopToken), "stop_token");
-  EXPECT_STREQ(FinishReasonName(FinishReason::kContextLength), "context_length");
-  EXPECT_STREQ(FinishReasonName(FinishReason::kDeadline), "deadline");
-  EXPECT_STREQ(FinishReasonName(FinishReason::kDrained), "drained");
-}
-
 }  // namespace
 }  // namespace nibble

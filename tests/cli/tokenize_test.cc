@@ -15,7 +15,7 @@ struct Ran {
   std::string err;
 };
 
-Ran Run(const std::string& input, TokenizeFlags flags) {
+Ran Converted(const std::string& input, TokenizeFlags flags) {
   std::istringstream in(input);
   std::ostringstream out, err;
   const FakeTokenizer tokenizer;  // ids are bytes
@@ -37,36 +37,36 @@ TokenizeFlags Decode() {
 }
 
 TEST(TokenizeTest, TextBecomesOneArray) {
-  EXPECT_EQ(Run("hi\n", {}).out, "[104,105,10]\n");
-  EXPECT_EQ(Run("", {}).out, "[]\n");
+  EXPECT_EQ(Converted("hi\n", {}).out, "[104,105,10]\n");
+  EXPECT_EQ(Converted("", {}).out, "[]\n");
 }
 
 TEST(TokenizeTest, ControlTokensAreParsedOnlyWhereAskedFor) {
   TokenizeFlags special;
   special.parse_special = true;
-  EXPECT_EQ(Run("<|end|>", special).out, "[258]\n");
-  EXPECT_NE(Run("<|end|>", {}).out, "[258]\n");
+  EXPECT_EQ(Converted("<|end|>", special).out, "[258]\n");
+  EXPECT_NE(Converted("<|end|>", {}).out, "[258]\n");
 }
 
 TEST(TokenizeTest, DecodingGivesTheBytesBack) {
-  EXPECT_EQ(Run("[104, 105, 10]\n", Decode()).out, "hi\n");
-  EXPECT_EQ(Run(Run("Grüße\n", {}).out, Decode()).out, "Grüße\n");
+  EXPECT_EQ(Converted("[104, 105, 10]\n", Decode()).out, "hi\n");
+  EXPECT_EQ(Converted(Converted("Grüße\n", {}).out, Decode()).out, "Grüße\n");
 }
 
 TEST(TokenizeTest, DecodingWritesControlTokensOnlyWhereAskedFor) {
   TokenizeFlags flags = Decode();
-  EXPECT_EQ(Run("[104,258]", flags).out, "h");
+  EXPECT_EQ(Converted("[104,258]", flags).out, "h");
   flags.parse_special = true;
-  EXPECT_EQ(Run("[104,258]", flags).out, "h<|end|>");
+  EXPECT_EQ(Converted("[104,258]", flags).out, "h<|end|>");
 }
 
 TEST(TokenizeTest, JsonlIsALineForALine) {
-  EXPECT_EQ(Run("\"hi\"\n\"\"\n\"a\\nb\"\n", Jsonl()).out, "[104,105]\n[]\n[97,10,98]\n");
-  EXPECT_EQ(Run("[104,105]\n[]\n[97,10,98]\n", Jsonl(true)).out, "\"hi\"\n\"\"\n\"a\\nb\"\n");
+  EXPECT_EQ(Converted("\"hi\"\n\"\"\n\"a\\nb\"\n", Jsonl()).out, "[104,105]\n[]\n[97,10,98]\n");
+  EXPECT_EQ(Converted("[104,105]\n[]\n[97,10,98]\n", Jsonl(true)).out, "\"hi\"\n\"\"\n\"a\\nb\"\n");
 }
 
 TEST(TokenizeTest, AWrongLineIsNamedAndWhatCameBeforeStays) {
-  const Ran ran = Run("\"a\"\nnot json\n", Jsonl());
+  const Ran ran = Converted("\"a\"\nnot json\n", Jsonl());
   EXPECT_EQ(ran.code, kExitFailure);
   EXPECT_EQ(ran.out, "[97]\n");
   EXPECT_NE(ran.err.find("line 2"), std::string::npos) << ran.err;
@@ -75,7 +75,7 @@ TEST(TokenizeTest, AWrongLineIsNamedAndWhatCameBeforeStays) {
 TEST(TokenizeTest, WhatIsNoArrayOfIdsIsRefused) {
   for (const char* input : {"", "7", "{}", "[1,", "[-1]", "[260]", "[1.5]", "[\"a\"]", "[[1]]",
                             "[99999999999999999999]", "\"[1]\""}) {
-    const Ran ran = Run(input, Decode());
+    const Ran ran = Converted(input, Decode());
     EXPECT_EQ(ran.code, kExitFailure) << input;
     EXPECT_EQ(ran.out, "") << input;
     EXPECT_NE(ran.err.find("needed"), std::string::npos) << ran.err;
