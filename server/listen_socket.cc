@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -106,17 +107,6 @@ ListenSocket::ListenSocket(ListenSocket&& other) noexcept
 
 ListenSocket::~ListenSocket() {
   if (fd_ >= 0) close(fd_);
-}
-
-absl::StatusOr<std::string> NumericAddress(absl::string_view address, absl::string_view flag) {
-  NIBBLE_ASSIGN_OR_RETURN(AddressList list, Resolve(address, flag));
-  char host[NI_MAXHOST];
-  char port[NI_MAXSERV];
-  const int error = getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof(host), port,
-                                sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
-  if (error != 0) return NotAnAddress(address, flag);
-  return list->ai_family == AF_INET6 ? absl::StrCat("[", host, "]:", port)
-                                     : absl::StrCat(host, ":", port);
 }
 
 }  // namespace nibble

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -31,9 +30,5 @@ class ListenSocket {
   int32_t port_;
   bool loopback_;
 };
-
-// "127.0.0.1:9090" for "localhost:9090": what libraries that do not look up names can bind. Errors
-// as Bind.
-absl::StatusOr<std::string> NumericAddress(absl::string_view address, absl::string_view flag);
 
 }  // namespace nibble

@@ -1,10 +1,11 @@
 #include "server/listener.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -29,12 +30,17 @@ constexpr int kSpareStreams =
 constexpr size_t kTransportBytes = 256 << 20;  // for gRPC's own buffers, beyond the requests
 constexpr int kSyncThreads = 16;               // only reflection runs on threads of its own
 
-// Reflection for this server only; the library's own switch is for the whole process.
-class WithReflection final : public grpc::ServerBuilderOption {
+// Linking the reflection library puts its plugin into every builder of the process; this takes it
+// out again.
+class WithoutReflection final : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
+                                  [](const auto& plugin) {
+                                    return plugin->name() == "proto_server_reflection";
+                                  }),
+                   plugins->end());
   }
 };
 
@@ -82,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   interceptors.push_back(CreateCallCounter(parts.metrics, parts.clock));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (grpc::Service* service : options.services) builder.RegisterService(service);
-  if (options.reflection) builder.SetOption(std::make_unique<WithReflection>());
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
 
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr)

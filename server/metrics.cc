@@ -1,20 +1,17 @@
 #include "server/metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <chrono>
-#include <exception>
-#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/mutex.h"
 #include "server/load_collector.h"
 
 #ifndef NIBBLE_VERSION
@@ -203,19 +200,6 @@ class PrometheusMetrics final : public Metrics {
         .Set(1);
   }
 
-  absl::StatusOr<int32_t> Listen(const std::string& address) override {
-    try {
-      exposer_.emplace(address, 1);
-    } catch (const std::exception&) {  // civetweb's way of saying so; no exception of ours
-      return absl::UnavailableError(
-          absl::StrCat("--metrics-listen ", address,
-                       " cannot be bound; is the port taken? Port 0 chooses a free one"));
-    }
-    exposer_->RegisterCollectable(board_.registry());
-    exposer_->RegisterCollectable(load_);
-    return exposer_->GetListeningPorts().at(0);
-  }
-
   std::string Scrape() const override {
     std::vector<prometheus::MetricFamily> families = board_.registry()->Collect();
     for (prometheus::MetricFamily& family : load_->Collect()) families.push_back(std::move(family));
@@ -259,7 +243,6 @@ class PrometheusMetrics final : public Metrics {
   Family<Gauge>& startup_;
   Gauge& weights_;
   Gauge& kv_cache_;
-  std::optional<prometheus::Exposer> exposer_;  // last: stops scraping before the rest goes
 };
 
 }  // namespace

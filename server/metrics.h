@@ -1,4 +1,4 @@
-// Every metric of the server, on its own HTTP port at /metrics. Names, units and labels are those
+// Every metric of the server; metrics_port.h serves them. Names, units and labels are those
 // of README.md; labels never name a request. Any thread; counting costs an atomic or a short lock.
 #pragma once
 
@@ -25,9 +25,6 @@ class Metrics {
                                                          absl::string_view alias);
   virtual ~Metrics() = default;
 
-  // Serves /metrics on `address` (numeric host:port, port 0 chooses) and returns the port.
-  // UNAVAILABLE: not bound.
-  virtual absl::StatusOr<int32_t> Listen(const std::string& address) = 0;
   // What a scrape shows, in the text format of Prometheus.
   virtual std::string Scrape() const = 0;
 

@@ -2,8 +2,6 @@
 
 #include <grpcpp/impl/service_type.h>
 
-#include <condition_variable>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,6 +11,7 @@
 #include "server/credentials.h"
 #include "server/health.h"
 #include "server/listener.h"
+#include "server/metrics_port.h"
 #include "server/open_streams.h"
 #include "server/services.h"
 #include "server/watchdog.h"
@@ -111,6 +110,7 @@ class LiveServer final : public Server {
   const std::unique_ptr<Health> health_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   BoundPorts ports_;
+  std::unique_ptr<MetricsPort> metrics_port_;
   std::unique_ptr<Listener> public_;
   std::unique_ptr<Listener> admin_;
   std::unique_ptr<Watchdog> watchdog_;
@@ -140,9 +140,12 @@ absl::Status LiveServer::Listen() {
   services_.push_back(CreateAdminService(parts_, [this] { Drain(); }));
   ShowHealth(/*ready=*/false, /*alive=*/true);
   if (!options_.metrics_listen.empty()) {
-    NIBBLE_ASSIGN_OR_RETURN(std::string address,
-                            NumericAddress(options_.metrics_listen, "--metrics-listen"));
-    NIBBLE_ASSIGN_OR_RETURN(ports_.metrics, metrics_->Listen(address));
+    NIBBLE_ASSIGN_OR_RETURN(ListenSocket socket,
+                            ListenSocket::Bind(options_.metrics_listen, "--metrics-listen"));
+    NIBBLE_ASSIGN_OR_RETURN(metrics_port_, MetricsPort::Start(std::move(socket), *log_, [this] {
+                              return metrics_->Scrape();
+                            }));
+    ports_.metrics = metrics_port_->port();
   }
   watchdog_ = Watchdog::Start(
       parts_, Watchdog::Events{

@@ -1,0 +1,96 @@
+// A server with a fake engine in this process, on ports the system chose, and stubs that speak to
+// it.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/base/mutex.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "nibble/v1/admin.grpc.pb.h"
+#include "nibble/v1/generation.grpc.pb.h"
+#include "nibble/v1/model.grpc.pb.h"
+#include "nibble/v1/tokenizer.grpc.pb.h"
+#include "server/server.h"
+#include "tests/server/fake_engine.h"
+
+namespace nibble {
+
+// A clock that any thread may move; starts at the machine's time and runs on with it.
+class OffsetClock final : public Clock {
+ public:
+  Instant Now() const override {
+    return std::chrono::steady_clock::now() + Duration(offset_.load());
+  }
+  void Advance(Duration by) { offset_ += by.count(); }
+
+ private:
+  std::atomic<int64_t> offset_{0};
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  ServerTest();
+
+  void StartServer();  // with options_; fails the test if it does not start
+  void ServeFake(const FakeEngine::Options& options = {});  // from now on calls are answered
+  void StartServing(const FakeEngine::Options& options = {}) {
+    StartServer();
+    ServeFake(options);
+  }
+
+  std::shared_ptr<grpc::Channel> Connect(
+      std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials(),
+      const grpc::ChannelArguments& args = {}) const;
+  std::string address() const;
+  std::string Scrape() const;  // over HTTP, as Prometheus does
+  // The value of one sample line, as "nibble_requests_started_total{model=\"m\"}"; -1 when it is
+  // not there.
+  static double Sample(const std::string& scrape, const std::string& series);
+  // The sum over all series of a name.
+  static double SumOf(const std::string& scrape, const std::string& name);
+
+  std::vector<std::string> LogLines() const;
+  bool LogHas(const std::string& text) const;
+  // Waits for what another thread is about to do; fails the test after 20 s.
+  static void Eventually(const std::function<bool()>& condition, const char* what);
+  grpc::health::v1::HealthCheckResponse::ServingStatus HealthOf(const std::string& name) const;
+
+  // First: the server logs until it is gone.
+  mutable Mutex mutex_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+
+  OffsetClock clock_;
+  ServerOptions options_;
+  std::unique_ptr<Server> server_;
+  FakeEngine* engine_ = nullptr;  // owned by the server
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::GenerationService::Stub> generation_;
+};
+
+v1::GenerateRequest TextRequest(const std::string& text, int32_t max_tokens);
+v1::GenerateStreamRequest TextStreamRequest(const std::string& text, int32_t max_tokens);
+
+// The detail of that type, if the status has it.
+template <typename Detail>
+std::optional<Detail> DetailOf(const grpc::Status& status) {
+  google::rpc::Status rich;
+  if (!rich.ParseFromString(status.error_details())) return std::nullopt;
+  for (const auto& any : rich.details()) {
+    Detail detail;
+    if (any.UnpackTo(&detail)) return detail;
+  }
+  return std::nullopt;
+}
+
+std::string TrailerOf(const grpc::ClientContext& context,
+                      const std::string& key);  // "" when absent
+
+}  // namespace nibble
