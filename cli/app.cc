@@ -33,7 +33,7 @@ SIGTERM or Ctrl-C drains: health turns NOT_SERVING, new calls are refused, runni
 
 constexpr char kGenerateFooter[] = R"(
 Examples
-  nibble generate --model m.gguf --chat 'What is the capital of France?' --max-tokens 32 --temperature 0
+  nibble generate --model m.gguf --chat 'Why is the sky blue?' --max-tokens 32 --temperature 0
   nibble generate --server 127.0.0.1:50051 --prompt 'Once upon a time' --max-tokens 64 --seed 7
   nibble generate --model m.gguf --token-ids 1,2,3 --max-tokens 0 --prompt-logprobs 3 --output json
 

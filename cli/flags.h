@@ -87,6 +87,11 @@ class Flags {
 // True when `args` holds "--name" or "--name=...", before a "--".
 bool GivesFlag(const std::vector<std::string>& args, const std::string& name);
 
+// CLI11 2.1 wraps "-1" around to the largest unsigned number.
+inline std::string RefuseMinus(const std::string& text) {
+  return text.find('-') == std::string::npos ? "" : "found " + text + ", needed 0 or more";
+}
+
 template <typename T>
 CLI::Option* Flags::Add(const std::string& name, T& value, const std::string& help) {
   if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
@@ -96,9 +101,11 @@ CLI::Option* Flags::Add(const std::string& name, T& value, const std::string& he
     } else {
       option->capture_default_str();
     }
+    if constexpr (std::is_unsigned_v<T>) option->check(RefuseMinus);
     return Register(option, name, [&value] { return nlohmann::ordered_json(value); });
   } else {
     CLI::Option* option = app_->add_option(name, value, Described(name, help));
+    if constexpr (std::is_unsigned_v<typename T::value_type>) option->check(RefuseMinus);
     return Register(option, name, [&value] {
       return value.has_value() ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
     });

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kChat[] =
-    R"({"chat":{"messages":[{"role":"user","content":"What is the capital of France?"}]},)"
+    R"({"chat":{"messages":[{"role":"user","content":"Why is the sky blue?"}]},)"
     R"("sampling":{"temperature":0},"stopping":{"max_tokens":32}})";
 constexpr char kStreamMethod[] = "nibble.v1.GenerationService/GenerateStream";
 
@@ -83,7 +83,7 @@ std::string ServingHints(const ServerOptions& options, const BoundPorts& ports,
                     kChat, "' -n 20 -c 4 ", address, "\n");
   }
   absl::StrAppend(&text, "  ", context.program, " generate --server ", address, NibbleTls(tls),
-                  " --chat 'What is the capital of France?' --max-tokens 32\n");
+                  " --chat 'Why is the sky blue?' --max-tokens 32 --temperature 0\n");
   if (ports.metrics != 0) {
     absl::StrAppend(&text, "Metrics: http://",
                     ReachableAddress(options.metrics_listen, ports.metrics), "/metrics\n");

@@ -51,9 +51,8 @@ class Shutdown {
 
 LoadEvents ServeLoadEvents(Server& server, Log& log, Progress& progress) {
   LoadEvents events;
-  events.phase = [&server, &log](absl::string_view phase, Duration took) {
+  events.phase = [&server](absl::string_view phase, Duration took) {
     server.ReportStartupPhase(phase, took);
-    log.Info("startup_phase", {{"phase", phase}, {"seconds", Seconds(took)}});
   };
   events.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
   events.note = [&log](const std::string& note) { log.Warning("note", {{"message", note}}); };
@@ -118,14 +117,11 @@ absl::Status StartServing(LocalModel& model, const ServeFlags& flags, const Cloc
   NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           MakeEngine(model, flags, clock, server.observer()));
   server.ReportStartupPhase("engine", clock.Now() - start);
+  log.Info("loaded", {{"parameters", info.num_parameters},
+                      {"weights_format", info.weights_format},
+                      {"weights_bytes", info.weights_bytes},
+                      {"kv_cache_bytes", info.kv_cache_bytes}});
   server.Serve(std::move(engine), info);
-  log.Info("serving", {{"model", info.name},
-                       {"backend", info.backend},
-                       {"weights_bytes", info.weights_bytes},
-                       {"kv_cache_bytes", info.kv_cache_bytes},
-                       {"grpc", server.ports().grpc},
-                       {"metrics", server.ports().metrics},
-                       {"admin", server.ports().admin}});
   return absl::OkStatus();
 }
 
@@ -135,12 +131,9 @@ absl::Status Serve(const ServeFlags& flags, const std::shared_ptr<Log>& shared_l
   const SteadyClock clock;
   ServerOptions options = ServerOptionsOf(flags);
   options.log = shared_log;
+  log.Info("starting", {{"version", kVersion}, {"file", flags.model.model}});
   LocalModel model;  // its backend outlives the engine, which the server owns
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options, clock));
-  log.Info("listening", {{"version", kVersion},
-                         {"grpc", server->ports().grpc},
-                         {"metrics", server->ports().metrics},
-                         {"admin", server->ports().admin}});
   NIBBLE_ASSIGN_OR_RETURN(model, Load(flags, *server, log, io));
   NIBBLE_RETURN_IF_ERROR(StartServing(model, flags, clock, *server, log));
   shutdown.ServeWith(server.get());

@@ -56,6 +56,9 @@ def main(folder):
     head = ["scenario", "calls", "errors", "s", "tokens/s", "TTFT p50", "p95", "ITL p50", "p95 ms"]
     order = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     names = [path.stem for path in order if path.stem != "ports"]
+    if not names:
+        print("no scenario left a report", file=sys.stderr)
+        return 1
     rows = [head] + [row(folder, name) for name in names]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
     for r in rows:
