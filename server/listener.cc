@@ -1,5 +1,6 @@
 #include "server/listener.h"
 
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_builder_plugin.h>
@@ -30,10 +31,11 @@ constexpr int kSpareStreams =
 constexpr size_t kTransportBytes = 256 << 20;  // for gRPC's own buffers, beyond the requests
 constexpr int kSyncThreads = 16;               // only reflection runs on threads of its own
 
-// Linking the reflection library puts its plugin into every builder of the process; this takes it
-// out again.
-class WithoutReflection final : public grpc::ServerBuilderOption {
+// Linking the reflection library puts its plugin into every builder of the process, unless the
+// linker drops a library nothing refers to: exactly one plugin, or none, whatever the linker did.
+class ReflectionOption final : public grpc::ServerBuilderOption {
  public:
+  explicit ReflectionOption(bool wanted) : wanted_(wanted) {}
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
     plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
@@ -41,7 +43,13 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
                                     return plugin->name() == "proto_server_reflection";
                                   }),
                    plugins->end());
+    if (wanted_) {
+      plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    }
   }
+
+ private:
+  bool wanted_;
 };
 
 void SetLimits(const ServerLimits& limits, grpc::ServerBuilder* builder) {
@@ -88,7 +96,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   interceptors.push_back(CreateCallCounter(parts.metrics, parts.clock));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (grpc::Service* service : options.services) builder.RegisterService(service);
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
 
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr)
