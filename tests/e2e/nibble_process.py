@@ -23,6 +23,12 @@ def wait_until(condition, what, seconds=WAIT_SECONDS):
     raise AssertionError(f"{what}: not within {seconds} s")
 
 
+def clean_environment(more=None):
+    """Ours without NIBBLE_*: every flag has such a twin, NIBBLE_MODEL among them."""
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("NIBBLE_")}
+    return {**ours, **(more or {})}
+
+
 def run(binary, *args, stdin=None, timeout=180, env=None):
     """One command to its end: CompletedProcess with text streams."""
     return subprocess.run(
@@ -31,7 +37,7 @@ def run(binary, *args, stdin=None, timeout=180, env=None):
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, **(env or {})},
+        env=clean_environment(env),
         check=False,
     )
 
@@ -55,7 +61,9 @@ class NibbleServer:
         command = [str(binary), "serve", "--model", str(model), "--port-file", str(self.port_file)]
         command += [f"{k}={v}" for k, v in chosen.items()]
         self._log = open(self.log_path, "wb")
-        self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, stdout=self._log, stderr=subprocess.STDOUT, env=clean_environment()
+        )
         try:
             wait_until(self._has_ports, "port file", START_SECONDS)
         except AssertionError:

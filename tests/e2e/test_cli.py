@@ -8,7 +8,7 @@ import pytest
 from conftest import MODEL_NAME, ROOT
 from nibble_process import run
 
-CHAT = "What is the capital of France?"
+CHAT = "What is the capital of Germany?"
 
 
 def ok_json(done):
@@ -21,7 +21,7 @@ def test_generate_prints_text_locally_and_remotely(binary, model, server):
     local = run(binary, "generate", "--model", model, *common)
     remote = run(binary, "generate", "--server", server.target, *common)
     assert local.returncode == remote.returncode == 0, local.stderr + remote.stderr
-    assert "Paris" in local.stdout and local.stdout == remote.stdout
+    assert "Berlin" in local.stdout and local.stdout == remote.stdout
 
 
 def test_generate_json_has_the_promised_keys_and_agrees_with_the_server(binary, model, server):

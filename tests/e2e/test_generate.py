@@ -6,13 +6,13 @@ import pytest
 
 from client import GREEDY, reason
 
-CHAT = {"chat": [("user", "What is the capital of France?")]}
+CHAT = {"chat": [("user", "What is the capital of Germany?")]}
 STORY = "Once upon a time, in a village at the edge of the forest,"
 
 
 def test_chat_is_answered_with_sense(client):
     answer = client.generate(CHAT, sampling=GREEDY, stopping={"max_tokens": 32})
-    assert "Paris" in answer.text
+    assert "Berlin" in answer.text
     assert reason(answer) == "EOS"
     assert answer.matched_token_id == answer.token_ids[-1] == 2
     assert "<|im_end|>" not in answer.text

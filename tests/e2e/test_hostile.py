@@ -6,7 +6,7 @@ import grpc
 import pytest
 from nibble.v1 import generation_pb2, prompt_pb2, tokenizer_pb2
 
-from client import refusal, request
+from client import Client, refusal, request
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NUMBERS = {
@@ -22,7 +22,12 @@ NUMBERS = {
 BAD_FLOATS = [math.nan, math.inf, -math.inf, -1e30, 1e30]
 
 
+# What Debian 12's gRPC answers by itself to bytes that it cannot parse, before any of our code runs.
+UNPARSED = (INVALID, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED)
+
+
 def refuses(client, field, prompt="Hello", **kwargs):
+    kwargs["stopping"] = {"max_tokens": 4, **kwargs.get("stopping", {})}
     refused = refusal(lambda: client.generate(prompt, **kwargs))
     assert refused.code == INVALID, (kwargs, refused.code, refused.message)
     assert any(f.startswith(field) for f in refused.fields()), (
@@ -47,7 +52,6 @@ def test_floats_that_are_no_numbers_or_out_of_range_are_refused_by_name(client, 
         ("sampling.top_p", {"sampling": {"top_p": 0.0}}),
         ("sampling.top_p", {"sampling": {"top_p": 1.4}}),
         ("sampling.top_k", {"sampling": {"top_k": -1}}),
-        ("sampling.top_k", {"sampling": {"top_k": 2**31 - 1}}),
         ("sampling.min_p", {"sampling": {"min_p": 1.5}}),
         ("sampling.repetition_penalty", {"sampling": {"repetition_penalty": 0.0}}),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {5: math.nan}}}),
@@ -68,7 +72,6 @@ def test_floats_that_are_no_numbers_or_out_of_range_are_refused_by_name(client, 
         ("response.logprobs", {"response": {"logprobs": 21}}),
         ("response.logprobs", {"response": {"logprobs": -1}}),
         ("response.prompt_logprobs", {"response": {"prompt_logprobs": 2**31 - 1}}),
-        ("response.delta_interval_tokens", {"response": {"delta_interval_tokens": 0}}),
         ("priority", {"priority": 101}),
         ("cache_salt", {"cache_salt": b"x" * 257}),
         ("time_limit_seconds", {"time_limit_seconds": math.nan}),
@@ -142,7 +145,7 @@ def raw_call(client, method, body):
 def test_text_that_is_no_utf8_is_refused(client, body):
     for method in ("/nibble.v1.GenerationService/Generate", "/nibble.v1.TokenizerService/Tokenize"):
         refused = refusal(lambda m=method: raw_call(client, m, body))
-        assert refused.code in (INVALID, grpc.StatusCode.INTERNAL), (refused.code, refused.message)
+        assert refused.code in UNPARSED, (refused.code, refused.message)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_text_that_is_no_utf8_is_refused(client, body):
 )
 def test_bytes_that_are_no_message_are_refused(client, body):
     refused = refusal(lambda: raw_call(client, "/nibble.v1.GenerationService/Generate", body))
-    assert refused.code in (INVALID, grpc.StatusCode.INTERNAL), (refused.code, refused.message)
+    assert refused.code in UNPARSED, (refused.code, refused.message)
 
 
 def test_an_unknown_method_is_unimplemented(client):
@@ -160,15 +163,25 @@ def test_an_unknown_method_is_unimplemented(client):
     assert refused.code == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_headers_beyond_their_limit_are_refused(client):
+def test_headers_beyond_their_limit_are_refused(client, server):
+    """On a connection of its own: gRPC 1.51 ends every call of a connection that breaks this limit."""
     message = request(generation_pb2.GenerateRequest, "Hello", stopping={"max_tokens": 1})
-    big = [("x-big", "a" * 100_000)]
-    refused = refusal(lambda: client.generation.Generate(message, timeout=30, metadata=big))
-    assert refused.code in (
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.INTERNAL,
+    with Client(server.target) as other:
+        for size in (20_000, 100_000):
+            big = [("x-big", "a" * size)]
+            refused = refusal(
+                lambda m=big: other.generation.Generate(message, timeout=30, metadata=m)
+            )
+            assert refused.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+    assert client.generate("Hello", stopping={"max_tokens": 1, "ignore_eos": True}).token_ids
+
+
+def test_a_delta_interval_of_nothing_is_refused_by_name(client):
+    response = {"delta_interval_tokens": 0}
+    refused = refusal(
+        lambda: client.open_stream("Hello", response=response, stopping={"max_tokens": 1})
     )
+    assert (refused.code, refused.fields()) == (INVALID, ["response.delta_interval_tokens"])
 
 
 def test_huge_but_legal_parameters_are_served(client):

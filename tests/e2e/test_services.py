@@ -172,7 +172,8 @@ def test_get_model_tells_shapes_and_limits(client):
         2048,
     )
     assert 134e6 < model.num_parameters < 136e6
-    assert model.weights_bytes > 50e6 and model.kv_cache_bytes == 128 << 20
+    assert model.weights_bytes > 50e6
+    assert 0.99 * (128 << 20) < model.kv_cache_bytes <= 128 << 20, "whole blocks"
     assert model.eos_token_id == 2 and 2 in model.end_of_generation_token_ids
     assert "im_start" in model.chat_template and "cpu" in model.backend
 
