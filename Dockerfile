@@ -18,7 +18,7 @@ RUN cmake --preset release -DNIBBLE_TESTS=OFF \
 FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends \
       libgrpc++1.51 libprotobuf32 libabsl20220623 libssl3 libspdlog1.10 \
-      libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 \
+      libprometheus-cpp-core1.0 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=build /out/nibble /usr/local/bin/nibble
 # In here, loopback would reach nobody; what is published is up to who runs the container.
