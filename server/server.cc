@@ -34,7 +34,8 @@ absl::Status CheckPositive(absl::string_view flag, int64_t value) {
 
 absl::Status Check(const ServerOptions& options) {
   const ServerLimits& limits = options.limits;
-  NIBBLE_RETURN_IF_ERROR(CheckPositive("--max-open-requests", limits.max_open_requests));
+  NIBBLE_RETURN_IF_ERROR(
+      CheckPositive("--max-running and --max-waiting together", limits.max_open_requests));
   NIBBLE_RETURN_IF_ERROR(
       CheckPositive("--max-queued-prompt-tokens", limits.max_queued_prompt_tokens));
   NIBBLE_RETURN_IF_ERROR(CheckPositive("--max-queued-bytes", limits.max_queued_bytes));

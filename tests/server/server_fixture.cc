@@ -12,9 +12,9 @@
 namespace nibble {
 
 ServerTest::ServerTest() {
-  options_.listen = "127.0.0.1:0";
-  options_.metrics_listen = "127.0.0.1:0";
-  options_.model_name = "m";
+  options_.listen = std::string("127.0.0.1:0");  // g++ 12 warns of the plain literal
+  options_.metrics_listen = options_.listen;
+  options_.model_name = std::string("m");
   options_.drain_timeout = std::chrono::seconds(20);
   options_.log = Log::ToFunction(LogLevel::kDebug, [this](const std::string& line) {
     MutexLock lock(mutex_);
@@ -92,6 +92,13 @@ double ServerTest::SumOf(const std::string& scrape, const std::string& name) {
     }
   }
   return sum;
+}
+
+int ServerTest::OpenRequests() const {
+  grpc::ClientContext context;
+  v1::GetLoadResponse load;
+  const grpc::Status status = v1::ModelService::NewStub(channel_)->GetLoad(&context, {}, &load);
+  return status.ok() ? load.open_requests() : -1;
 }
 
 std::vector<std::string> ServerTest::LogLines() const {

@@ -57,6 +57,7 @@ class ServerTest : public ::testing::Test {
   // The sum over all series of a name.
   static double SumOf(const std::string& scrape, const std::string& name);
 
+  int OpenRequests() const;  // as GetLoad tells; -1 when it does not answer
   std::vector<std::string> LogLines() const;
   bool LogHas(const std::string& text) const;
   // Waits for what another thread is about to do; fails the test after 20 s.

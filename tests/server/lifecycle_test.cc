@@ -1,0 +1,246 @@
+// Loading, serving, draining, stalling, failing: what health says and what happens to calls.
+#include <thread>
+
+#include "tests/server/server_fixture.h"
+
+namespace nibble {
+namespace {
+
+using Behaviour = FakeEngine::Behaviour;
+using grpc::health::v1::HealthCheckResponse;
+
+const char* const kNames[] = {"", "m", "nibble.v1.GenerationService", "nibble.v1.TokenizerService",
+                              "nibble.v1.ModelService"};
+
+TEST_F(ServerTest, HealthFollowsLoadingServingAndDraining) {
+  StartServer();
+  for (const char* name : kNames)
+    EXPECT_EQ(HealthOf(name), HealthCheckResponse::NOT_SERVING) << name;
+  EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING)
+      << "loading is no reason to restart";
+  ServeFake({.behaviour = Behaviour::kHoldPrefill});
+  for (const char* name : kNames) EXPECT_EQ(HealthOf(name), HealthCheckResponse::SERVING) << name;
+
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  Eventually([&] { return engine_->submitted() == 1; }, "a running request");
+  server_->Drain();
+  Eventually([&] { return HealthOf("") == HealthCheckResponse::NOT_SERVING; }, "NOT_SERVING");
+  EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING) << "draining is no reason to kill";
+  context.TryCancel();
+  reader->Finish();
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+}
+
+TEST_F(ServerTest, HealthOfAnUnknownNameIsNotFound) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("nonsense");
+  HealthCheckResponse response;
+  EXPECT_EQ(stub->Check(&context, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServerTest, WatchTellsEachChangeAndEndsWithTheServer) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context;
+  auto reader = stub->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  ServeFake();
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server_->Drain();
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+}
+
+TEST_F(ServerTest, AWatchOfAnUnknownNameWaitsForIt) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("nonsense");
+  auto reader = stub->Watch(&context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  context.TryCancel();
+  EXPECT_FALSE(reader->Read(&response));
+  reader->Finish();
+}
+
+TEST_F(ServerTest, ADrainRefusesNewCallsOnLiveConnectionsAndEndsTheRest) {
+  options_.drain_timeout = std::chrono::seconds(5);
+  StartServing({.behaviour = Behaviour::kEndless});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  v1::GenerateStreamResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  server_->Drain();
+  server_->Drain();  // again changes nothing
+
+  grpc::ClientContext late;
+  v1::GenerateResponse response;
+  const grpc::Status refused = generation_->Generate(&late, TextRequest("x", 1), &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(DetailOf<google::rpc::RetryInfo>(refused).has_value());
+
+  clock_.Advance(std::chrono::seconds(6));  // the drain timeout passes
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(event.finished().finish_reason(), v1::FINISH_REASON_DRAINED);
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+  EXPECT_EQ(HealthOf(""), HealthCheckResponse::UNKNOWN) << "nobody listens any more";
+}
+
+TEST_F(ServerTest, ADrainLetsRunningRequestsFinish) {
+  StartServing({.behaviour = Behaviour::kComplete, .max_context = 20'000});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 5000));
+  v1::GenerateStreamResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  server_->Drain();
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(event.finished().finish_reason(), v1::FINISH_REASON_MAX_TOKENS);
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+}
+
+// A client that does not read may not hold up the end of the process.
+TEST_F(ServerTest, ADrainDoesNotWaitForAClientThatDoesNotRead) {
+  options_.drain_timeout = std::chrono::seconds(5);
+  StartServing({.behaviour = Behaviour::kEndless, .bytes_per_token = 1000});
+  grpc::ClientContext context;
+  auto silent = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  Eventually([&] { return engine_->Load().paused == 1; }, "the pause");
+  server_->Drain();
+  std::thread time_passes([&] {
+    Eventually(
+        [&] {
+          clock_.Advance(std::chrono::seconds(8));
+          return LogHas("\"drained\"");
+        },
+        "the end");
+  });
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+  time_passes.join();
+  context.TryCancel();
+  silent->Finish();
+}
+
+TEST_F(ServerTest, ADrainBeforeTheModelIsLoadedEndsAtOnce) {
+  StartServer();
+  server_->Drain();
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+  // The model arrives too late.
+  auto engine = std::make_unique<FakeEngine>(clock_, FakeEngine::Options{});
+  server_->Serve(std::move(engine), {.name = "m"});
+}
+
+TEST_F(ServerTest, AnEngineThatNoLongerStepsIsNotServingAndNotAlive) {
+  options_.stall_timeout = std::chrono::seconds(30);
+  StartServing();
+  engine_->SetStuck(true);
+  Eventually(
+      [&] {
+        clock_.Advance(std::chrono::seconds(10));
+        return HealthOf("liveness") == HealthCheckResponse::NOT_SERVING;
+      },
+      "the stall to be noticed");
+  EXPECT_EQ(HealthOf(""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_TRUE(LogHas("engine_stalled"));
+  engine_->SetStuck(false);
+  Eventually([&] { return HealthOf("") == HealthCheckResponse::SERVING; }, "it to move again");
+  EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING);
+}
+
+TEST_F(ServerTest, AnIdleEngineIsNotStalled) {
+  options_.stall_timeout = std::chrono::seconds(1);
+  StartServing();
+  for (int i = 0; i < 3; ++i) {
+    clock_.Advance(std::chrono::hours(1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(120));  // a look of the watchdog
+  }
+  EXPECT_EQ(HealthOf(""), HealthCheckResponse::SERVING);
+}
+
+TEST_F(ServerTest, AFailedEngineEndsAllCallsAndTheServer) {
+  StartServing({.behaviour = Behaviour::kHoldPrefill});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  Eventually([&] { return engine_->Load().running == 1; }, "the request");
+  engine_->Fail(absl::InternalError("device 0 fell off the bus"));
+  const absl::Status over = server_->WaitUntilDrained();
+  EXPECT_EQ(over.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(over.message().find("fell off"), absl::string_view::npos) << "the operator is told why";
+  EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::NOT_SERVING);
+
+  v1::GenerateStreamResponse event;
+  while (reader->Read(&event)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message().find("fell off"), std::string::npos) << "the client is not";
+  EXPECT_TRUE(LogHas("fell off"));
+
+  grpc::ClientContext late;
+  v1::GenerateResponse response;
+  EXPECT_EQ(generation_->Generate(&late, TextRequest("x", 1), &response).error_code(),
+            grpc::StatusCode::INTERNAL);
+}
+
+TEST_F(ServerTest, DestructionCancelsWhatIsOpen) {
+  StartServing({.behaviour = Behaviour::kEndless});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  v1::GenerateStreamResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  server_.reset();
+  while (reader->Read(&event)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+  EXPECT_TRUE(LogHas("\"reason\":\"cancelled\""));
+}
+
+TEST_F(ServerTest, OptionsThatCannotWorkAreNamed) {
+  const auto message_of = [&](const ServerOptions& options) {
+    const auto server = Server::Start(options, clock_);
+    return server.ok() ? std::string("started") : std::string(server.status().message());
+  };
+  ServerOptions bad = options_;
+  bad.limits.max_request_bytes = 0;
+  EXPECT_NE(message_of(bad).find("--max-request-bytes"), std::string::npos);
+  bad = options_;
+  bad.metrics_alias = "tgi";
+  EXPECT_NE(message_of(bad).find("--metrics-alias"), std::string::npos);
+  bad = options_;
+  bad.drain_timeout = std::chrono::seconds(-1);
+  EXPECT_NE(message_of(bad).find("--drain-timeout"), std::string::npos);
+  bad = options_;
+  bad.listen = "nonsense";
+  EXPECT_NE(message_of(bad).find("--listen"), std::string::npos);
+  bad = options_;
+  bad.metrics_listen = "nonsense";
+  EXPECT_NE(message_of(bad).find("--metrics-listen"), std::string::npos);
+}
+
+TEST_F(ServerTest, AnOpenPortWithoutTlsIsWarnedAbout) {
+  StartServer();
+  EXPECT_FALSE(LogHas("listening_without_tls"));
+  server_.reset();
+  options_.listen = std::string("0.0.0.0:0");
+  StartServer();
+  EXPECT_TRUE(LogHas("listening_without_tls"));
+}
+
+}  // namespace
+}  // namespace nibble
