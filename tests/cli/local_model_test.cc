@@ -1,0 +1,96 @@
+#include "cli/local_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+
+namespace nibble {
+namespace {
+
+ModelConfig Config() {
+  ModelConfig config;
+  config.num_layers = 30;
+  config.num_kv_heads = 3;
+  config.head_dim = 64;
+  config.context_length = 8192;
+  return config;
+}
+
+RunnerOptions Cache(int64_t bytes) {
+  RunnerOptions options;
+  options.kv_cache_bytes = bytes;
+  return options;
+}
+
+TEST(KvBytesPerTokenTest, IsKeyAndValueOfEveryLayerInF16) {
+  EXPECT_EQ(KvBytesPerToken(Config()), 30 * 3 * 64 * 2 * 2);
+}
+
+TEST(FittingContextTest, IsTheModelsOwnWhereTheCacheHoldsIt) {
+  EXPECT_EQ(FittingContext(Config(), Cache(int64_t{256} << 20)), 8192);
+}
+
+TEST(FittingContextTest, IsTheWholeCacheInWholeBlocksWhereItHoldsLess) {
+  const int64_t per_token = KvBytesPerToken(Config());
+  EXPECT_EQ(FittingContext(Config(), Cache(100 * per_token)), 96) << "blocks of 32 tokens";
+  EXPECT_EQ(FittingContext(Config(), Cache(96 * per_token)), 96);
+}
+
+TEST(FittingContextTest, NeverNamesZeroWhichWouldMeanTheModelsOwn) {
+  EXPECT_EQ(FittingContext(Config(), Cache(1)), 1);
+}
+
+TEST(ModelFlagsTest, TheCacheIsGivenInMebibytes) {
+  ModelFlags flags;
+  flags.kv_cache_mib = 3;
+  EXPECT_EQ(flags.Runner().kv_cache_bytes, 3 << 20);
+}
+
+TEST(LoadLocalModelTest, WithoutAFileItSaysHowToGetOne) {
+  const absl::StatusOr<LocalModel> model = LoadLocalModel(ModelFlags{}, {});
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(model.status().message().find("make model"), absl::string_view::npos);
+}
+
+class RealModelTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const char* path = std::getenv("NIBBLE_MODEL");
+    if (path == nullptr) GTEST_SKIP() << "NIBBLE_MODEL names no model file: run `make model`";
+    flags_.model = path;
+    flags_.cpu.num_threads = 1;
+    flags_.kv_cache_mib = 8;  // less than one context of the model
+    flags_.runner.max_sequences = 1;
+  }
+  ModelFlags flags_;
+};
+
+TEST_F(RealModelTest, LoadsEveryPartAndTellsHowItGoes) {
+  std::map<std::string, int> phases;
+  int64_t last_done = 0, last_total = -1;
+  std::string note;
+  LoadEvents events;
+  events.phase = [&](absl::string_view phase, Duration) { ++phases[std::string(phase)]; };
+  events.progress = [&](int64_t done, int64_t total) {
+    EXPECT_GE(done, last_done);
+    last_done = done;
+    last_total = total;
+  };
+  events.note = [&note](const std::string& text) { note = text; };
+  const absl::StatusOr<LocalModel> model = LoadLocalModel(flags_, events);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(phases, (std::map<std::string, int>{{"open", 1}, {"tokenizer", 1}, {"weights", 1}}));
+  EXPECT_EQ(last_done, last_total);
+  EXPECT_NE(note.find("--kv-cache-mib"), std::string::npos) << note;
+  EXPECT_LT(model->runner->limits().max_context, model->config.context_length);
+  EXPECT_EQ(model->tokenizer->vocab_size(), model->config.vocab_size);
+}
+
+TEST_F(RealModelTest, AContextTheCacheCannotHoldIsRefusedWhenItWasAskedFor) {
+  flags_.runner.max_context = 4096;
+  EXPECT_EQ(LoadLocalModel(flags_, {}).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace nibble
