@@ -66,8 +66,8 @@ void FakeEngine::Resume(RequestId id) {
 
 void FakeEngine::Drain(Duration timeout) {
   draining_ = true;
-  mailbox_.Post([this, timeout] {
-    for (auto& [id, request] : requests_) request.end = clock_.Now() + timeout;
+  mailbox_.Post([this, end = clock_.Now() + timeout] {
+    for (auto& [id, request] : requests_) request.end = end;
   });
 }
 
