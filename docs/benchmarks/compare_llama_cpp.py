@@ -167,7 +167,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json")
     args = parser.parse_args()
-    before, rows = machine(), [summarize(row) for row in measure(args)]
+    before = machine()
+    if before["load_before"] > 0.3 * before["cores"]:
+        print(
+            f"load {before['load_before']} on {before['cores']} cores: not idle. llama.cpp's threads "
+            "spin at barriers and lose far more than their share; do not publish these ratios",
+            file=sys.stderr,
+        )
+    rows = [summarize(row) for row in measure(args)]
     print(
         f"{before['cpu']}, {args.threads} threads of {before['cores']} cores, {args.prompt_tokens} prompt tokens, "
         f"{args.generate_tokens} generated, {args.rounds} interleaved rounds; load before: {before['load_before']}\n"
