@@ -23,6 +23,7 @@ int32_t LargestBatch(const BenchFlags& flags) {
 }
 
 absl::Status Validate(const BenchFlags& flags) {
+  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
   if (flags.batch.empty() || *std::min_element(flags.batch.begin(), flags.batch.end()) < 1) {
     return absl::InvalidArgumentError("--batch: needed numbers of at least 1, such as 1,8,32");
   }
@@ -88,7 +89,6 @@ void PrintTable(const Json& machine, const std::vector<BenchResult>& results, st
 }
 
 absl::StatusOr<int> LoadAndBench(const BenchFlags& flags, const Io& io) {
-  NIBBLE_RETURN_IF_ERROR(Validate(flags));
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, {}));
   NIBBLE_RETURN_IF_ERROR(LoadWeights(model, RunnerFor(flags, model.config), {}));
   const DeviceInfo device = model.backend->Info();
@@ -178,6 +178,9 @@ Json BenchJson(const Json& machine, const std::vector<BenchResult>& results) {
 }
 
 int RunBench(const BenchFlags& flags, const Io& io) {
+  if (const absl::Status usage = Validate(flags); !usage.ok()) {
+    return WrongUsage(io, usage);
+  }
   const absl::StatusOr<int> code = LoadAndBench(flags, io);
   if (code.ok()) return *code;
   Fail(io, code.status());

@@ -49,6 +49,14 @@ RunnerOptions RunnerFor(const PerplexityFlags& flags, const ModelConfig& config)
   return options;
 }
 
+absl::Status Validate(const PerplexityFlags& flags) {
+  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
+  if (flags.text.empty()) {
+    return absl::InvalidArgumentError("--text: found nothing, needed a text file");
+  }
+  return FirstScored(flags.skip, flags.window).status();
+}
+
 absl::StatusOr<PerplexityResult> Evaluate(const PerplexityFlags& flags, const Io& io) {
   PerplexityOptions options;
   options.window = flags.window;
@@ -116,6 +124,7 @@ nlohmann::ordered_json PerplexityJson(const PerplexityResult& result) {
 }
 
 int RunPerplexity(const PerplexityFlags& flags, const Io& io) {
+  if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);
   const absl::StatusOr<PerplexityResult> result = Evaluate(flags, io);
   if (!result.ok()) return Fail(io, result.status());
   if (flags.output == OutputFormat::kJson) {

@@ -115,10 +115,7 @@ int GenerateRemotely(const GenerateFlags& flags, const GenerateRequest& request,
 
 int RunGenerate(const GenerateFlags& flags, const Io& io) {
   absl::StatusOr<GenerateRequest> request = RequestOf(flags);
-  if (!request.ok()) {
-    Fail(io, request.status());
-    return kExitUsage;
-  }
+  if (!request.ok()) return WrongUsage(io, request.status());
   Interrupt interrupt;
   GenerationWriter writer(io, flags.output, flags.response);
   return flags.remote.server.empty()

@@ -8,4 +8,9 @@ int Fail(const Io& io, const absl::Status& status) {
   return kExitFailure;
 }
 
+int WrongUsage(const Io& io, const absl::Status& status) {
+  Fail(io, status);
+  return kExitUsage;
+}
+
 }  // namespace nibble

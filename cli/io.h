@@ -24,5 +24,7 @@ inline constexpr int kExitInterrupted = 130;  // Ctrl-C
 
 // Prints "nibble: CODE: message" to err and returns kExitFailure.
 int Fail(const Io& io, const absl::Status& status);
+// The same for what is wrong with the command line: returns kExitUsage.
+int WrongUsage(const Io& io, const absl::Status& status);
 
 }  // namespace nibble

@@ -30,10 +30,7 @@ class PhaseTimer {
 };
 
 absl::StatusOr<std::unique_ptr<GgufFile>> OpenFile(const std::string& path) {
-  if (path.empty()) {
-    return absl::InvalidArgumentError(
-        "--model: found nothing, needed a GGUF file; `make model` brings one into models/");
-  }
+  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(path));
   NIBBLE_ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
   return std::make_unique<GgufFile>(std::move(file));
 }

@@ -8,6 +8,12 @@ RunnerOptions ModelFlags::Runner() const {
   return options;
 }
 
+absl::Status CheckModelGiven(const std::string& path) {
+  if (!path.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--model: found nothing, needed a GGUF file; `make model` brings one into models/");
+}
+
 void AddModelFlag(Flags& flags, ModelFlags& model) {
   flags.Add("--model", model.model, "GGUF file of the model")->type_name("FILE");
 }

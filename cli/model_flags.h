@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "cli/flags.h"
 #include "engine/model/device_runner.h"
 #include "kernels/backend.h"
@@ -20,6 +21,9 @@ struct ModelFlags {
   // `runner` with the bytes of the cache filled in.
   RunnerOptions Runner() const;
 };
+
+// INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
+absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);    // --model
 void AddDeviceFlags(Flags& flags, ModelFlags& model);  // --threads, --cpu-isa, --cpu-activations

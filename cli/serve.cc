@@ -154,10 +154,7 @@ int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, cons
     io.out << config.dump(2) << std::endl;
     return kExitOk;
   }
-  if (const absl::Status status = Validate(flags); !status.ok()) {
-    Fail(io, status);
-    return kExitUsage;
-  }
+  if (const absl::Status status = Validate(flags); !status.ok()) return WrongUsage(io, status);
   Shutdown shutdown;
   // The signals are blocked before any other thread starts, the log's included.
   const SignalWaiter signals([&shutdown](int signal) { shutdown.Hear(signal); });

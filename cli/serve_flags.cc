@@ -99,10 +99,7 @@ void AddServeFlags(Flags& flags, ServeFlags& serve) {
 }
 
 absl::Status Validate(const ServeFlags& serve) {
-  if (serve.model.model.empty()) {
-    return absl::InvalidArgumentError(
-        "--model: found nothing, needed a GGUF file; `make model` brings one into models/");
-  }
+  if (absl::Status status = CheckModelGiven(serve.model.model); !status.ok()) return status;
   const TlsFiles& tls = serve.server.tls;
   if (tls.cert.empty() != tls.key.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(tls.cert.empty() ? "--tls-key" : "--tls-cert",

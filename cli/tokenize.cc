@@ -93,6 +93,9 @@ int Tokenize(const Tokenizer& tokenizer, const TokenizeFlags& flags, const Io& i
 }
 
 int RunTokenize(const TokenizeFlags& flags, const Io& io) {
+  if (const absl::Status usage = CheckModelGiven(flags.model); !usage.ok()) {
+    return WrongUsage(io, usage);
+  }
   const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(flags.model);
   if (!tokenizer.ok()) return Fail(io, tokenizer.status());
   return Tokenize(**tokenizer, flags, io);
