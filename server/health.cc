@@ -53,14 +53,16 @@ class Watch final : public grpc::ServerWriteReactor<HealthCheckResponse> {
   // gRPC never calls a reaction from inside StartWrite or Finish, so the lock may be held.
   void Pump() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || finished_) return;
-    if (end_.has_value()) {
-      finished_ = true;
-      Finish(*end_);
-    } else if (wanted_ != sent_) {
+    // The last news goes out before the end: it tells why.
+    if (wanted_ != sent_ &&
+        !(end_.has_value() && end_->error_code() == grpc::StatusCode::CANCELLED)) {
       writing_ = true;
       sent_ = wanted_;
       message_.set_status(wanted_);
       StartWrite(&message_);
+    } else if (end_.has_value()) {
+      finished_ = true;
+      Finish(*end_);
     }
   }
 

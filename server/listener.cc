@@ -95,10 +95,15 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   std::shared_ptr<ExternalConnectionAcceptor> entrance =
       builder.experimental().AddExternalConnectionAcceptor(ExternalConnectionType::FROM_FD,
                                                            std::move(credentials));
+  std::vector<std::string> names;
+  for (const auto& [name, service] : options.services) {
+    builder.RegisterService(service);
+    names.push_back(name);
+  }
+  if (options.reflection) names.emplace_back("grpc.reflection.v1alpha.ServerReflection");
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(CreateCallCounter(parts.metrics, parts.clock));
+  interceptors.push_back(CreateCallCounter(parts.metrics, parts.clock, names));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  for (grpc::Service* service : options.services) builder.RegisterService(service);
   builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
 
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();

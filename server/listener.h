@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,7 +24,8 @@ class Listener {
  public:
   struct Options {
     bool reflection = false;
-    std::vector<grpc::Service*> services;  // borrowed, outlive the listener
+    // Full name and service; borrowed, outlive the listener.
+    std::vector<std::pair<std::string, grpc::Service*>> services;
   };
 
   // Calls come in from here on. INTERNAL when gRPC does not start.

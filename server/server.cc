@@ -24,6 +24,7 @@ using Phase = ServingState::Phase;
 // What is still being written when the last request has ended gets so long to arrive.
 constexpr Duration kFlushGrace = std::chrono::seconds(1);
 
+// In the order in which LiveServer makes them.
 constexpr const char* kServices[] = {"nibble.v1.GenerationService", "nibble.v1.TokenizerService",
                                      "nibble.v1.ModelService"};
 
@@ -154,17 +155,20 @@ absl::Status LiveServer::Listen() {
                   .shut_down = [this] { ShutDown(kFlushGrace); },
               });
   if (!options_.admin_listen.empty()) {
-    NIBBLE_ASSIGN_OR_RETURN(admin_,
-                            ListenOn(options_.admin_listen, "--admin-listen",
-                                     {.reflection = options_.reflection,
-                                      .services = {services_[3].get(), health_->service()}}));
+    NIBBLE_ASSIGN_OR_RETURN(
+        admin_, ListenOn(options_.admin_listen, "--admin-listen",
+                         {.reflection = options_.reflection,
+                          .services = {{"nibble.v1.AdminService", services_[3].get()},
+                                       {"grpc.health.v1.Health", health_->service()}}}));
     ports_.admin = admin_->port();
   }
-  NIBBLE_ASSIGN_OR_RETURN(
-      public_, ListenOn(options_.listen, "--listen",
-                        {.reflection = options_.reflection,
-                         .services = {services_[0].get(), services_[1].get(), services_[2].get(),
-                                      health_->service()}}));
+  NIBBLE_ASSIGN_OR_RETURN(public_,
+                          ListenOn(options_.listen, "--listen",
+                                   {.reflection = options_.reflection,
+                                    .services = {{kServices[0], services_[0].get()},
+                                                 {kServices[1], services_[1].get()},
+                                                 {kServices[2], services_[2].get()},
+                                                 {"grpc.health.v1.Health", health_->service()}}}));
   ports_.grpc = public_->port();
   log_->Info("listening", {{"grpc", ports_.grpc},
                            {"metrics", ports_.metrics},

@@ -98,9 +98,11 @@ void StreamSink::ClientLeft() {
 }
 
 void StreamSink::Detach() {
+  {
+    MutexLock lock(mutex_);
+    transport_ = nullptr;
+  }
   record_->ticket().Release();
-  MutexLock lock(mutex_);
-  transport_ = nullptr;
 }
 
 bool StreamSink::AbortIfStuckSince(Instant since) {

@@ -1,5 +1,7 @@
 #include "server/metrics.h"
 
+#include <grpcpp/generic/generic_stub.h>
+
 #include <cstdio>
 #include <fstream>
 
@@ -141,6 +143,33 @@ TEST_F(ServerTest, CallsOfEveryServiceAreTimed) {
         1)
         << rpc;
   }
+}
+
+// A label for each would let any client fill the memory of the server and of Prometheus.
+TEST_F(ServerTest, CallsToMadeUpMethodsShareOneLabel) {
+  StartServing();
+  for (const char* method :
+       {"/nibble.v1.GenerationService/Nonsense", "/a/b", "/nibble.v1.AdminService/Drain"}) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(), &queue);
+    call->StartCall();
+    grpc::ByteBuffer reply;
+    grpc::Status status;
+    call->Finish(&reply, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << method;
+  }
+  const std::string scrape = Scrape();
+  for (const char* name : {"Nonsense", "/a/b", "AdminService"})
+    EXPECT_EQ(scrape.find(name), std::string::npos);
+  EXPECT_EQ(Sample(scrape,
+                   "nibble_grpc_server_handling_seconds_count{model=\"m\",code=\"UNIMPLEMENTED\","
+                   "rpc=\"unknown\"}"),
+            3);
 }
 
 TEST_F(ServerTest, TheAliasShowsTheGaugesUnderTheirOtherNames) {
