@@ -74,6 +74,11 @@ TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
       {"generate", "--prompt", "a"},
       {"generate", "--model", "m"},
       {"bench", "--repeat", "0"},
+      {"bench"},
+      {"bench", "--model", "m", "--batch", "0"},
+      {"tokenize"},
+      {"eval", "perplexity", "--model", "m"},
+      {"eval", "perplexity", "--model", "m", "--text", "t", "--skip", "600"},
       {"tokenize", "stray"}};
   for (const auto& args : wrong) {
     const Ran ran = RunWith(args);

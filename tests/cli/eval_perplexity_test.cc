@@ -36,6 +36,7 @@ TEST(RunPerplexityTest, ATextThatIsNotThereIsNamed) {
   std::istringstream in;
   std::ostringstream out, err;
   PerplexityFlags flags;
+  flags.model.model = "m.gguf";
   flags.text = "no/such/text.txt";
   EXPECT_EQ(RunPerplexity(flags, Io{in, out, err}), kExitFailure);
   EXPECT_NE(err.str().find("no/such/text.txt"), std::string::npos) << err.str();
