@@ -23,7 +23,7 @@ TEST_F(ServerTest, HealthFollowsLoadingServingAndDraining) {
 
   grpc::ClientContext context;
   auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
-  Eventually([&] { return engine_->submitted() == 1; }, "a running request");
+  Eventually([&] { return engine_->Load().running == 1; }, "a running request");
   server_->Drain();
   Eventually([&] { return HealthOf("") == HealthCheckResponse::NOT_SERVING; }, "NOT_SERVING");
   EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING) << "draining is no reason to kill";
