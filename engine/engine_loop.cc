@@ -16,18 +16,6 @@ Instant After(Instant start, Duration d) {
   return start + std::min(d, kForever);
 }
 
-absl::string_view StageName(Stage stage) {
-  switch (stage) {
-    case Stage::kQueued:
-      return "queued";
-    case Stage::kPrefill:
-      return "prefill";
-    case Stage::kDecode:
-      return "decode";
-  }
-  return "unknown";
-}
-
 // How and when a sequence ends if nothing else happens.
 struct Expiry {
   Instant at = Instant::max();

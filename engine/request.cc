@@ -16,6 +16,18 @@ absl::Status FieldError(absl::string_view field, absl::string_view message) {
   return status;
 }
 
+absl::string_view StageName(Stage stage) {
+  switch (stage) {
+    case Stage::kQueued:
+      return "queued";
+    case Stage::kPrefill:
+      return "prefill";
+    case Stage::kDecode:
+      return "decode";
+  }
+  return "unknown";
+}
+
 namespace {
 
 // A NaN is in no range. `lowest` itself is allowed unless `above`.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "engine/base/clock.h"
 
 namespace nibble {
@@ -104,6 +105,8 @@ enum class FinishReason : uint8_t {
 };
 
 enum class Stage : uint8_t { kQueued, kPrefill, kDecode };
+
+absl::string_view StageName(Stage stage);  // "queued", "prefill", "decode"
 
 struct Usage {
   int32_t prompt_tokens = 0;

@@ -364,18 +364,6 @@ Trailers UsageTrailers(const Outcome& outcome) {
   };
 }
 
-absl::string_view StageName(Stage stage) {
-  switch (stage) {
-    case Stage::kQueued:
-      return "queued";
-    case Stage::kPrefill:
-      return "prefill";
-    case Stage::kDecode:
-      break;
-  }
-  return "decode";
-}
-
 absl::string_view FinishReasonName(FinishReason why) {
   constexpr absl::string_view kNames[] = {"",           "eos",        "stop_sequence",
                                           "stop_token", "max_tokens", "context_length",

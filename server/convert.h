@@ -67,7 +67,6 @@ WireStatus ToWire(const absl::Status& status, absl::string_view request_id,
 // ...
 Trailers UsageTrailers(const Outcome& outcome);
 
-absl::string_view StageName(Stage stage);              // "queued" "prefill" "decode"
 absl::string_view FinishReasonName(FinishReason why);  // "eos" ..., "" when unspecified
 absl::string_view CodeName(grpc::StatusCode code);     // "OK", "INVALID_ARGUMENT", ...
 

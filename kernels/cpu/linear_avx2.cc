@@ -29,7 +29,6 @@ __m256i LoadBytes(const uint8_t* p) {
 }
 
 // --- quantizing
-// ------------------------------------------------------------------------------------------------
 
 int32_t SumOf(__m256i v) {
   __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -104,7 +103,6 @@ void QuantizeRow(const float* x, int32_t cols, TileLayout layout, int32_t token,
 }
 
 // --- storing
-// ---------------------------------------------------------------------------------------------------
 
 // Features row0 .. row0 + 7 of a token, those below num_rows.
 void StoreRow(__m256 value, int32_t token, int row0, const OutputTile& out) {
@@ -125,7 +123,6 @@ void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
 }
 
 // --- integer tiles
-// ---------------------------------------------------------------------------------------------
 
 // Reads 8 of the 16 scales of a group, and 8 of its 16 offsets, one group after the other.
 struct ScaleReader {
@@ -280,7 +277,6 @@ void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
 }
 
 // --- f32 activations
-// -------------------------------------------------------------------------------------------
 
 // Four columns of 8 rows from a vector whose byte 4 * row + i is the code of column i.
 void DequantizeFour(__m256i codes, const WeightBlock& weight, __m256 scale, __m256 offset,

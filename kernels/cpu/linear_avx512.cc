@@ -24,7 +24,6 @@ __m512 BroadcastFloat(const uint8_t* p) {
 constexpr int kPrefetchBytes = 4096;
 
 // --- quantizing
-// ------------------------------------------------------------------------------------------------
 
 void StoreInt(uint8_t* p, int32_t value) { *reinterpret_cast<UnalignedInt*>(p) = value; }
 void StoreFloat(uint8_t* p, float value) { *reinterpret_cast<UnalignedFloat*>(p) = value; }
@@ -79,7 +78,6 @@ void QuantizeRow(const float* x, int32_t cols, TileLayout layout, int32_t token,
 }
 
 // --- storing
-// ---------------------------------------------------------------------------------------------------
 
 void StoreRow(__m512 value, int32_t token, const OutputTile& out, __mmask16 rows) {
   float* y = out.y + token * out.stride;
@@ -99,7 +97,6 @@ void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
 }
 
 // --- integer tiles
-// ---------------------------------------------------------------------------------------------
 
 // Reads the 16 scales of a group, and its 16 offsets, one group after the other.
 struct ScaleReader {
@@ -262,7 +259,6 @@ void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
 }
 
 // --- f32 activations
-// -------------------------------------------------------------------------------------------
 
 // Four columns from a vector whose byte 4 * row + i is the code of column i.
 void DequantizeFour(__m512i codes, __m512i zero_point, __m512 scale, __m512 offset,
