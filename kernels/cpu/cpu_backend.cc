@@ -30,6 +30,8 @@ namespace {
 constexpr int32_t kMaxThreads = 256;
 // Elements below which a row op is not worth waking the pool for (a few microseconds on one core).
 constexpr int64_t kSerialElements = 16384;
+// From here on a buffer is worth huge pages, and one page more or less of memory does not matter.
+constexpr int64_t kHugeBufferBytes = int64_t{64} << 20;
 
 const cpu::RowKernels& KernelsFor(CpuIsa isa) {
   switch (isa) {
@@ -91,6 +93,10 @@ class CpuBackend : public Backend {
                                                        " bytes needed, ", free_bytes,
                                                        " free; ask for less or free some"));
     }
+#if defined(MADV_HUGEPAGE)
+    // As weight_memory.h; a large buffer is the KV cache or the activations of a step.
+    if (size_bytes >= kHugeBufferBytes) madvise(data, length, MADV_HUGEPAGE);
+#endif
     return DeviceBuffer(data, size_bytes, [length](void* p) { munmap(p, length); });
   }
   void CopyToDevice(void* device, const void* host, int64_t size_bytes) override {
@@ -100,7 +106,7 @@ class CpuBackend : public Backend {
     std::memcpy(host, device, size_bytes);
   }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const quant::Matrix& matrix) override {
-    return PackCpu(matrix);
+    return PackCpu(matrix, &weight_memory_);
   }
 
   void RunStep(StepKey, absl::FunctionRef<void()> step) override { step(); }
@@ -201,6 +207,7 @@ class CpuBackend : public Backend {
   const IsaChoice isa_;
   const CpuActivations activations_;
   const cpu::RowKernels& kernels_;
+  cpu::WeightMemory weight_memory_;
   ThreadPool pool_;
   LinearScratch linear_scratch_;
   cpu::AttentionPlan attention_;

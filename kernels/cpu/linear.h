@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/weight_memory.h"
 #include "kernels/ops.h"
 #include "kernels/quant/matrix.h"
 
@@ -28,8 +29,10 @@ namespace nibble {
 // The private layout of the CPU backend (packed_matrix.h). It serves every ISA and both kinds of
 // activations, and as an embedding table too, so tied weights are stored once. INVALID_ARGUMENT for
 // a matrix that quant::Validate refuses; UNIMPLEMENTED names lut4, fp8, and int formats whose cols
-// are not a multiple of 32.
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix);
+// are not a multiple of 32. The bytes are cut from `memory` where it is not null (weight_memory.h
+// says why a model's should be).
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
+                                                      cpu::WeightMemory* memory = nullptr);
 
 // What LinearCpu works in: quantized rows and panels. Owned by the backend, grows to the largest
 // call.

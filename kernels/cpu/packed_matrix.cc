@@ -1,7 +1,6 @@
 #include "kernels/cpu/packed_matrix.h"
 
 #include <cstring>
-#include <new>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -11,8 +10,6 @@
 namespace nibble {
 namespace cpu {
 namespace {
-
-constexpr std::align_val_t kAlignment{64};
 
 int64_t BlockCodeBytes(const CpuMatrix::Shape& shape) {
   const int64_t elements = static_cast<int64_t>(shape.cols) * kBlockRows;
@@ -35,24 +32,18 @@ int64_t BlockScaleBytes(const CpuMatrix::Shape& shape) {
   return scales * (shape.has_offsets ? 2 : 1) * (shape.scales_are_f16 ? 2 : 4);
 }
 
-}  // namespace
-
-void AlignedDelete::operator()(uint8_t* p) const { ::operator delete[](p, kAlignment); }
-
-AlignedBytes AllocateAligned(int64_t size_bytes) {
-  if (size_bytes == 0) return nullptr;
-  auto* bytes =
-      static_cast<uint8_t*>(::operator new[](static_cast<size_t>(size_bytes), kAlignment));
-  std::memset(bytes, 0, static_cast<size_t>(size_bytes));
-  return AlignedBytes(bytes);
+AlignedBytes AllocateFrom(WeightMemory* memory, int64_t size_bytes) {
+  return memory == nullptr ? AllocateAligned(size_bytes) : memory->Allocate(size_bytes);
 }
 
-CpuMatrix::CpuMatrix(const Shape& shape)
+}  // namespace
+
+CpuMatrix::CpuMatrix(const Shape& shape, WeightMemory* memory)
     : shape_(shape),
       block_code_bytes_(BlockCodeBytes(shape)),
       block_scale_bytes_(BlockScaleBytes(shape)),
-      codes_(AllocateAligned(num_blocks() * block_code_bytes_)),
-      scales_(AllocateAligned(num_blocks() * block_scale_bytes_)) {}
+      codes_(AllocateFrom(memory, num_blocks() * block_code_bytes_)),
+      scales_(AllocateFrom(memory, num_blocks() * block_scale_bytes_)) {}
 
 WeightBlock CpuMatrix::block(int32_t index) const {
   return {.codes = codes_.get() + index * block_code_bytes_,
@@ -213,7 +204,8 @@ void PackScales(const quant::Matrix& matrix, CpuMatrix& packed) {
 }  // namespace
 }  // namespace cpu
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix) {
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
+                                                      cpu::WeightMemory* memory) {
   if (absl::Status status = quant::Validate(matrix); !status.ok()) return status;
   if (matrix.format == quant::Format::kLut4 || matrix.format == quant::Format::kFp8) {
     return absl::UnimplementedError(absl::StrCat("the cpu backend has no kernel for the format ",
@@ -227,7 +219,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matri
         "the cpu backend's ", quant::FormatName(matrix.format), " kernel: the matrix has ",
         matrix.cols, " columns, needs a multiple of ", cpu::kGroup, "; store it as bf16"));
   }
-  auto packed = std::make_unique<cpu::CpuMatrix>(cpu::ChooseShape(matrix));
+  auto packed = std::make_unique<cpu::CpuMatrix>(cpu::ChooseShape(matrix), memory);
   if (is_float) {
     cpu::PackFloats(matrix, *packed);
   } else {

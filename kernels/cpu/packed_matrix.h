@@ -19,9 +19,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/weight_memory.h"
 #include "kernels/ops.h"
 
 namespace nibble::cpu {
@@ -50,13 +50,6 @@ constexpr int64_t ScaleAt(int32_t row, int32_t group, int32_t groups, bool has_o
   return index * kBlockRows * (has_offsets ? 2 : 1) + row % kBlockRows;
 }
 
-// 64-byte aligned bytes, zero-filled; null for 0.
-struct AlignedDelete {
-  void operator()(uint8_t* p) const;
-};
-using AlignedBytes = std::unique_ptr<uint8_t[], AlignedDelete>;
-AlignedBytes AllocateAligned(int64_t size_bytes);
-
 class CpuMatrix final : public PackedMatrix {
  public:
   struct Shape {
@@ -69,7 +62,8 @@ class CpuMatrix final : public PackedMatrix {
     bool has_offsets = false;
   };
 
-  explicit CpuMatrix(const Shape& shape);
+  // Zeros, cut from `memory`, or pieces of their own where that is null.
+  CpuMatrix(const Shape& shape, WeightMemory* memory);
 
   int32_t rows() const override { return shape_.rows; }
   int32_t cols() const override { return shape_.cols; }

@@ -1,0 +1,106 @@
+// The policy of linear_tiles_inl.h for AVX-512 (F, BW, DQ, VL) with VNNI: sixteen output features a
+// register. VPDPBUSD multiplies 64 unsigned weight bytes with 64 signed activation bytes and adds
+// fours of them into 16 lanes, one feature each; the weight is the register operand, four
+// activations of one token the broadcast one. This file explains the members; the other
+// int_simd_*.h offer the same.
+//
+// What bounds it: on Zen 4 one 512-bit multiply of any kind issues a cycle. 32 columns of Q4_1 are
+// 8 dot products, a product of the scales and two fused adds; all else hides behind those eleven.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace nibble::cpu {
+namespace {
+
+struct Avx512VnniInts {
+  static constexpr int kLanes = 16;       // output features of a register
+  static constexpr int kStripTokens = 8;  // with 8 sums and 8 dots half of the registers are full
+  static constexpr bool kSignedBytes = false;  // eight-bit codes stay unsigned: code = value + 128
+  using Ints = __m512i;                        // one 32-bit lane a feature, or its 4 code bytes
+  using Floats = __m512;                       // one lane a feature
+  using UnalignedInt = int32_t __attribute__((may_alias, aligned(1)));
+  using UnalignedFloat = float __attribute__((may_alias, aligned(1)));
+
+  static Ints ZeroInts() { return _mm512_setzero_si512(); }
+  static Ints SetInt(int32_t x) { return _mm512_set1_epi32(x); }
+  static Ints BroadcastInt(const uint8_t* p) {
+    return _mm512_set1_epi32(*reinterpret_cast<const UnalignedInt*>(p));
+  }
+  static Ints LoadBytes(const uint8_t* p) { return _mm512_load_si512(p); }  // aligned
+  static Ints LowNibbles(Ints x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+  static Ints HighNibbles(Ints x) { return LowNibbles(_mm512_srli_epi16(x, 4)); }
+  static Ints ByteOf(Ints x, int i) {  // byte i of each lane, widened
+    return _mm512_and_si512(_mm512_srl_epi32(x, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255));
+  }
+  static Ints AddInts(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+  static Ints SubInts(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+  template <int kBits>
+  static Ints ShiftLeft(Ints x) {
+    return _mm512_slli_epi32(x, kBits);
+  }
+
+  // Sums of unsigned codes of at most kLimit times signed bytes. Begin(init) .. Add .. End(sum,
+  // init) is init + all products; Zero() .. Add .. End(sum, 0) a second chain.
+  template <int kLimit>
+  struct Dot {
+    using Sum = Ints;
+    static Sum Begin(Ints init) { return init; }
+    static Sum Zero() { return ZeroInts(); }
+    static Sum Add(Sum sum, Ints w, const uint8_t* x) {
+      return _mm512_dpbusd_epi32(sum, w, BroadcastInt(x));
+    }
+    static Ints End(Sum sum, Ints) { return sum; }
+  };
+
+  static Floats ZeroFloats() { return _mm512_setzero_ps(); }
+  static Floats SetFloat(float x) { return _mm512_set1_ps(x); }
+  static Floats BroadcastFloat(const uint8_t* p) {
+    return _mm512_set1_ps(*reinterpret_cast<const UnalignedFloat*>(p));
+  }
+  static Floats LoadFloats(const void* p) { return _mm512_loadu_ps(p); }
+  static Floats LoadF16(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Floats LoadBf16(const uint8_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  static void StoreFloats(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+  static Floats ToFloats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static Floats Add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static Floats Mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats Fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+
+  // y[i] (+)= value[i] + bias[i] for the first min(num_rows, kLanes) lanes; bias may be null.
+  static void StoreRow(Floats value, float* y, const float* bias, int num_rows, bool accumulate) {
+    const auto rows = static_cast<__mmask16>(num_rows >= kLanes ? 0xFFFFu : (1u << num_rows) - 1u);
+    if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(rows, bias));
+    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), value);
+    _mm512_mask_storeu_ps(y, rows, value);
+  }
+
+  // The largest bit pattern of |x[0 .. 31]|.
+  static uint32_t MaxMagnitude32(const float* x) {
+    const Ints magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(
+        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x)), magnitude),
+        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x + 16)), magnitude)));
+  }
+  // codes[i] = round(x[i] * inverse), all 0 when inverse is; sum[h] = the sum of codes 16 h ..
+  static void Quantize32(const float* x, float inverse, uint8_t* codes, int32_t (&sum)[2]) {
+    const __mmask16 keep = inverse != 0 ? 0xFFFF : 0;
+    const __m512 factor = _mm512_set1_ps(inverse);
+    for (int h = 0; h < 2; ++h) {
+      const __m512i ints =
+          _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * h), factor));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * h), _mm512_cvtepi32_epi8(ints));
+      sum[h] = _mm512_reduce_add_epi32(ints);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace nibble::cpu
