@@ -46,12 +46,19 @@ struct RmsNormParams {
 // y[r] = concat_i(x[r] * W_i^T) + bias, or y[r] += that with `accumulate`.
 //   x [rows, cols], every W_i.cols == x.cols; y [rows, sum of W_i.rows]; bias f32 [y.cols] or null.
 // Several weights in one call (q, k, v; gate, up) may differ in format.
+// With `norm_weight` (f32 [cols]) each row of x is first normalized as RmsNorm does it; x itself stays.
+// With `gated` there are two weights, gate and up, of equally many rows, and y[r] [rows of one] is what
+// GatedActivation makes of the two products: y never holds them. REQUIRES neither bias nor accumulate.
+// Fused, a step has one barrier for each linear and writes no activation that only the next op reads.
 struct LinearParams {
   Tensor x;
+  const float* norm_weight = nullptr;
+  float norm_epsilon = 0;
   absl::Span<const PackedMatrix* const> weights;  // (host)
   const float* bias = nullptr;
   Tensor y;
   bool accumulate = false;
+  bool gated = false;
 };
 
 // Where the pair (i, j) that RoPE rotates together lies in a head.

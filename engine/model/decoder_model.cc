@@ -5,14 +5,16 @@
 namespace nibble {
 namespace {
 
-void Project(Backend& backend, const Tensor& x, absl::Span<const PackedMatrix* const> weights,
-             const DeviceBuffer& bias, const Tensor& y) {
+// A linear over the normalized rows of x.
+LinearParams Project(const Tensor& x, const DeviceBuffer& norm, float epsilon,
+                     absl::Span<const PackedMatrix* const> weights, const Tensor& y) {
   LinearParams linear;
   linear.x = x;
+  linear.norm_weight = static_cast<const float*>(norm.data());
+  linear.norm_epsilon = epsilon;
   linear.weights = weights;
-  linear.bias = static_cast<const float*>(bias.data());
   linear.y = y;
-  backend.Linear(linear);
+  return linear;
 }
 
 void ProjectOnto(Backend& backend, const Tensor& x, const PackedMatrix* weight,
@@ -45,10 +47,12 @@ void DecoderModel::Forward(Backend& backend, const StepInput& input, const KvCac
 void DecoderModel::Attend(Backend& backend, const Layer& layer, const KvLayer& cache,
                           const StepInput& input, const Workspace& space) const {
   const int32_t n = input.num_tokens();
-  Normalize(backend, space.hidden.rows(n), layer.attention_norm, space.normed.rows(n));
   const PackedMatrix* const qkv_weights[] = {layer.q.get(), layer.k.get(), layer.v.get()};
   const Tensor qkv = space.qkv.rows(n);
-  Project(backend, space.normed.rows(n), qkv_weights, layer.qkv_bias, qkv);
+  LinearParams project =
+      Project(space.hidden.rows(n), layer.attention_norm, config_.rms_epsilon, qkv_weights, qkv);
+  project.bias = static_cast<const float*>(layer.qkv_bias.data());
+  backend.Linear(project);
 
   RopeStoreKvParams rope;
   rope.qkv = qkv;
@@ -80,25 +84,13 @@ void DecoderModel::Attend(Backend& backend, const Layer& layer, const KvLayer& c
 // hidden += down(silu(gate) * up) of the normalized hidden
 void DecoderModel::FeedForward(Backend& backend, const Layer& layer, int32_t n,
                                const Workspace& space) const {
-  Normalize(backend, space.hidden.rows(n), layer.ffn_norm, space.normed.rows(n));
   const PackedMatrix* const gate_up_weights[] = {layer.gate.get(), layer.up.get()};
-  Project(backend, space.normed.rows(n), gate_up_weights, DeviceBuffer(), space.gate_up.rows(n));
-
-  GatedActivationParams gated;
-  gated.gate_up = space.gate_up.rows(n);
-  gated.out = space.activated.rows(n);
-  backend.GatedActivation(gated);
-  ProjectOnto(backend, gated.out, layer.down.get(), space.hidden.rows(n));
-}
-
-void DecoderModel::Normalize(Backend& backend, const Tensor& x, const DeviceBuffer& weight,
-                             const Tensor& out) const {
-  RmsNormParams norm;
-  norm.x = x;
-  norm.weight = static_cast<const float*>(weight.data());
-  norm.epsilon = config_.rms_epsilon;
-  norm.out = out;
-  backend.RmsNorm(norm);
+  const Tensor activated = space.activated.rows(n);
+  LinearParams gate_up = Project(space.hidden.rows(n), layer.ffn_norm, config_.rms_epsilon,
+                                 gate_up_weights, activated);
+  gate_up.gated = true;
+  backend.Linear(gate_up);
+  ProjectOnto(backend, activated, layer.down.get(), space.hidden.rows(n));
 }
 
 Tensor DecoderModel::Logits(Backend& backend, const StepInput& input, const int32_t* rows,
@@ -108,10 +100,11 @@ Tensor DecoderModel::Logits(Backend& backend, const StepInput& input, const int3
   gather.rows = rows;
   gather.out = space.last.rows(n);
   backend.GatherRows(gather);
-  Normalize(backend, gather.out, final_norm_, gather.out);
   const PackedMatrix* const head = head_ != nullptr ? head_.get() : embedding_.get();
-  Project(backend, gather.out, absl::MakeConstSpan(&head, 1), DeviceBuffer(), space.logits.rows(n));
-  return space.logits.rows(n);
+  const Tensor logits = space.logits.rows(n);
+  backend.Linear(
+      Project(gather.out, final_norm_, config_.rms_epsilon, absl::MakeConstSpan(&head, 1), logits));
+  return logits;
 }
 
 }  // namespace nibble

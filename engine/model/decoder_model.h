@@ -56,8 +56,6 @@ class DecoderModel {
               const Workspace& space) const;
   void FeedForward(Backend& backend, const Layer& layer, int32_t num_tokens,
                    const Workspace& space) const;
-  void Normalize(Backend& backend, const Tensor& x, const DeviceBuffer& weight,
-                 const Tensor& out) const;
 
   ModelConfig config_;
   int64_t size_bytes_ = 0;

@@ -20,10 +20,8 @@ absl::StatusOr<Workspace> Workspace::Create(Backend& backend, const ModelConfig&
     return allocate(buffer, max_tokens, cols, dtype, "the activations of a step");
   };
   NIBBLE_RETURN_IF_ERROR(tokens(space.hidden, config.hidden_size));
-  NIBBLE_RETURN_IF_ERROR(tokens(space.normed, config.hidden_size));
   NIBBLE_RETURN_IF_ERROR(tokens(space.qkv, qkv_cols));
   NIBBLE_RETURN_IF_ERROR(tokens(space.attended, q_cols));
-  NIBBLE_RETURN_IF_ERROR(tokens(space.gate_up, 2 * config.ffn_size));
   NIBBLE_RETURN_IF_ERROR(tokens(space.activated, config.ffn_size));
   NIBBLE_RETURN_IF_ERROR(
       allocate(space.last, max_logits_rows, config.hidden_size, dtype, "the rows to score"));
@@ -34,8 +32,7 @@ absl::StatusOr<Workspace> Workspace::Create(Backend& backend, const ModelConfig&
 
 int64_t Workspace::size_bytes() const {
   int64_t total = 0;
-  for (const RowBuffer* buffer :
-       {&hidden, &normed, &qkv, &attended, &gate_up, &activated, &last, &logits}) {
+  for (const RowBuffer* buffer : {&hidden, &qkv, &attended, &activated, &last, &logits}) {
     total += buffer->size_bytes();
   }
   return total;

@@ -50,10 +50,8 @@ struct Workspace {
   int64_t size_bytes() const;
 
   RowBuffer hidden;     // [tokens, hidden_size], the residual stream
-  RowBuffer normed;     // [tokens, hidden_size]
   RowBuffer qkv;        // [tokens, (num_heads + 2 num_kv_heads) head_dim]
   RowBuffer attended;   // [tokens, num_heads head_dim]
-  RowBuffer gate_up;    // [tokens, 2 ffn_size]
   RowBuffer activated;  // [tokens, ffn_size]
   RowBuffer last;       // [logits rows, hidden_size]
   RowBuffer logits;     // [logits rows, vocab_size] f32

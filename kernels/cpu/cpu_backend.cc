@@ -28,8 +28,8 @@ namespace nibble {
 namespace {
 
 constexpr int32_t kMaxThreads = 256;
-// Elements below which a row op is not worth waking the pool for (a few microseconds on one core).
-constexpr int64_t kSerialElements = 16384;
+// Elements below which a row op is not worth a barrier (about a microsecond on one core).
+constexpr int64_t kSerialElements = 4096;
 // From here on a buffer is worth huge pages, and one page more or less of memory does not matter.
 constexpr int64_t kHugeBufferBytes = int64_t{64} << 20;
 
@@ -117,7 +117,7 @@ class CpuBackend : public Backend {
 
   void Embed(const EmbedParams& params) override { EmbedCpu(pool_, params); }
   void Linear(const LinearParams& params) override {
-    LinearCpu(pool_, linear_scratch_, params, isa_.isa, activations_);
+    LinearCpu(pool_, linear_scratch_, params, isa_.isa, activations_, &kernels_);
   }
   void Attention(const AttentionParams& params) override { attention_.Run(params); }
 

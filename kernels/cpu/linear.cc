@@ -8,18 +8,22 @@
 
 namespace nibble {
 
-// Quantized rows of x, tile after tile: all tiles have kTileTokens tokens but the last.
+// What a call works in, each part grown to the largest call seen.
 struct LinearScratch::Buffers {
-  cpu::AlignedBytes tiles;
-  int64_t capacity = 0;
+  struct Part {
+    cpu::AlignedBytes bytes;
+    int64_t capacity = 0;
 
-  uint8_t* Reserve(int64_t size_bytes) {
-    if (size_bytes > capacity) {
-      tiles = cpu::AllocateAligned(size_bytes);
-      capacity = size_bytes;
+    uint8_t* Reserve(int64_t size_bytes) {
+      if (size_bytes > capacity) {
+        bytes = cpu::AllocateAligned(size_bytes);
+        capacity = size_bytes;
+      }
+      return bytes.get();
     }
-    return tiles.get();
-  }
+  };
+  Part tiles;   // quantized rows of x, tile after tile: all have kTileTokens tokens but the last
+  Part normed;  // normalized rows: of all of x where a weight needs them, else one a part
 };
 
 LinearScratch::LinearScratch() : buffers_(std::make_unique<Buffers>()) {}
@@ -37,9 +41,9 @@ constexpr int32_t kTokenBlock = 64;
 // claiming it.
 constexpr int64_t kMinPartWork = 64 * 1024;
 constexpr int kPartsPerThread = 4;
-// Elements of x from which quantizing is split over the threads: less than that costs as much as a
-// barrier.
-constexpr int64_t kMinParallelQuantize = 16 * 1024;
+// Elements of x from which preparing its rows is split over the threads: less than that (about a
+// microsecond on one) costs as much as a barrier.
+constexpr int64_t kMinParallelRows = 4 * 1024;
 
 const LinearKernels& KernelsOf(CpuIsa isa) {
   switch (isa) {
@@ -61,17 +65,20 @@ int NumParts(const ThreadPool& pool, int64_t units, int64_t work) {
 struct Call {
   const LinearKernels& kernels;
   const LinearParams& params;
+  const RowKernels* row_kernels = nullptr;
+  Tensor x;                        // normalized already
   const uint8_t* tiles = nullptr;  // quantized x; null when no weight takes it
   bool halves = false;
-  bool quantized = false;
+  bool quantized = false;  // some weight takes quantized rows
+  bool floats = false;     // some weight takes f32 rows
 
   TileLayout LayoutAt(int32_t token) const {
-    return {.tokens = std::min(kTileTokens, params.x.rows - token), .halves = halves};
+    return {.tokens = std::min(kTileTokens, x.rows - token), .halves = halves};
   }
   // Bytes of one full tile; tiles follow each other, the last one shorter.
   int64_t TileBytes() const {
     const TileLayout full{.tokens = kTileTokens, .halves = halves};
-    return static_cast<int64_t>(params.x.cols / kGroup) * full.group_bytes();
+    return static_cast<int64_t>(x.cols / kGroup) * full.group_bytes();
   }
 };
 
@@ -91,7 +98,7 @@ void FloatBlock(const Call& call, const WeightBlock& weight, OutputTile out, int
                 int32_t end) {
   alignas(64) float panel[kPanelCols * kBlockRows];
   alignas(64) float sums[kTokenBlock * kBlockRows] = {};
-  const Tensor& x = call.params.x;
+  const Tensor& x = call.x;
   for (int32_t k0 = 0; k0 < weight.cols; k0 += kPanelCols) {
     const int32_t k1 = std::min(k0 + kPanelCols, weight.cols);
     call.kernels.dequantize_panel(weight, k0, k1, panel);
@@ -104,63 +111,129 @@ void FloatBlock(const Call& call, const WeightBlock& weight, OutputTile out, int
   call.kernels.store_tile(sums, end - begin, out);
 }
 
-// Row blocks `first` .. `last` - 1 of the call, counted over all weights; y begins at `y_col` for
-// weight 0.
-void RunBlocks(const Call& call, int32_t first, int32_t last) {
+void WeightBlockRows(const Call& call, const CpuMatrix& weight, int32_t block, OutputTile out,
+                     int32_t begin, int32_t end) {
+  out.num_rows = std::min(kBlockRows, weight.rows() - block * kBlockRows);
+  const bool as_int = call.quantized && weight.is_int();
+  (as_int ? IntBlock : FloatBlock)(call, weight.block(block), out, begin, end);
+}
+
+// Row blocks `first` .. `last` - 1 of the call, counted over all weights, for tokens begin .. end.
+void RunBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int32_t end) {
   const LinearParams& params = call.params;
-  for (int32_t begin = 0; begin < params.x.rows; begin += kTokenBlock) {
-    const int32_t end = std::min(begin + kTokenBlock, params.x.rows);
-    int32_t weight_first = 0;  // the number of the weight's first block
-    int32_t y_col = 0;
-    for (const PackedMatrix* packed : params.weights) {
-      const auto& weight = static_cast<const CpuMatrix&>(*packed);
-      const int32_t from = std::max(first - weight_first, 0);
-      const int32_t to = std::min(last - weight_first, weight.num_blocks());
-      for (int32_t b = from; b < to; ++b) {
-        const int32_t col = y_col + b * kBlockRows;
-        const OutputTile out{.y = params.y.f32() + col,
-                             .stride = params.y.stride,
-                             .bias = params.bias == nullptr ? nullptr : params.bias + col,
-                             .num_rows = std::min(kBlockRows, weight.rows() - b * kBlockRows),
-                             .accumulate = params.accumulate};
-        const bool as_int = call.quantized && weight.is_int();
-        (as_int ? IntBlock : FloatBlock)(call, weight.block(b), out, begin, end);
+  int32_t weight_first = 0;  // the number of the weight's first block
+  int32_t y_col = 0;
+  for (const PackedMatrix* packed : params.weights) {
+    const auto& weight = static_cast<const CpuMatrix&>(*packed);
+    const int32_t from = std::max(first - weight_first, 0);
+    const int32_t to = std::min(last - weight_first, weight.num_blocks());
+    for (int32_t b = from; b < to; ++b) {
+      const int32_t col = y_col + b * kBlockRows;
+      const OutputTile out{.y = params.y.f32() + col,
+                           .stride = params.y.stride,
+                           .bias = params.bias == nullptr ? nullptr : params.bias + col,
+                           .accumulate = params.accumulate};
+      WeightBlockRows(call, weight, b, out, begin, end);
+    }
+    weight_first += weight.num_blocks();
+    y_col += weight.rows();
+  }
+}
+
+// As above for a gated call: block b is block b of the gate and of the up weight, and their
+// products meet in the L1 cache. With one tile of tokens the weights are what moves, so runs of
+// blocks keep their streams long; with more, a pair of blocks stays in L1 while the tiles pass.
+void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int32_t end) {
+  constexpr int32_t kBlocksOfOneTile = 8;
+  const LinearParams& params = call.params;
+  const auto& gate_weight = static_cast<const CpuMatrix&>(*params.weights[0]);
+  const auto& up_weight = static_cast<const CpuMatrix&>(*params.weights[1]);
+  const bool one_tile = end - begin <= kTileTokens;
+  const int32_t blocks_at_once = one_tile ? kBlocksOfOneTile : 1;
+  // f32 rows share a dequantized panel, so all tokens meet it at once.
+  const int32_t tokens_at_once = call.floats && !one_tile ? kTokenBlock : kTileTokens;
+  const int32_t stride = blocks_at_once * kBlockRows;
+  static_assert(kTileTokens * kBlocksOfOneTile == kTokenBlock);
+  alignas(64) float gate[kTokenBlock * kBlockRows], up[kTokenBlock * kBlockRows];
+  for (int32_t b = first; b < last; b += blocks_at_once) {
+    const int32_t b_end = std::min(b + blocks_at_once, last);
+    const int32_t col = b * kBlockRows;
+    const int32_t num_cols = std::min(b_end * kBlockRows, gate_weight.rows()) - col;
+    for (int32_t t = begin; t < end; t += tokens_at_once) {
+      const int32_t t_end = std::min(t + tokens_at_once, end);
+      const auto multiply = [&](const CpuMatrix& weight, float* to) {
+        float* const y = to - static_cast<int64_t>(t) * stride;  // blocks index by token
+        for (int32_t i = b; i < b_end; ++i) {
+          const OutputTile out{.y = y + (i - b) * kBlockRows, .stride = stride};
+          WeightBlockRows(call, weight, i, out, t, t_end);
+        }
+      };
+      multiply(gate_weight, gate);
+      multiply(up_weight, up);
+      // One call for all: its cost for sixteen columns would be mostly the call.
+      if (!one_tile) call.row_kernels->gated(gate, up, (t_end - t) * stride, gate);
+      for (int32_t r = 0; r < t_end - t; ++r) {
+        float* const y = params.y.f32_row(t + r) + col;
+        if (one_tile) {
+          call.row_kernels->gated(gate + r * stride, up + r * stride, num_cols, y);
+        } else {
+          std::copy_n(gate + r * stride, num_cols, y);
+        }
       }
-      weight_first += weight.num_blocks();
-      y_col += weight.rows();
     }
   }
 }
 
-void QuantizeRows(ThreadPool& pool, const Call& call, uint8_t* tiles) {
-  const Tensor& x = call.params.x;
-  const int32_t num_tiles = (x.rows + kTileTokens - 1) / kTileTokens;
-  const auto quantize_tiles = [&](int32_t first, int32_t last) {
-    for (int32_t r = first * kTileTokens; r < std::min(last * kTileTokens, x.rows); ++r) {
-      const int32_t tile = r / kTileTokens;
-      call.kernels.quantize_row(x.f32_row(r), x.cols, call.LayoutAt(tile * kTileTokens),
-                                r % kTileTokens, tiles + tile * call.TileBytes());
-    }
-  };
-  if (static_cast<int64_t>(x.rows) * x.cols < kMinParallelQuantize) {
-    quantize_tiles(0, num_tiles);
-    return;
+// Normalizes and quantizes rows of x, as far as the call needs it.
+void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) {
+  const LinearParams& params = call.params;
+  const bool norm = params.norm_weight != nullptr;
+  if (!norm && !call.quantized) return;
+  const int32_t rows = call.x.rows, cols = call.x.cols;
+  const bool serial = static_cast<int64_t>(rows) * cols < kMinParallelRows;
+  const int32_t parts = serial ? 1 : std::min(rows, pool.size() * kPartsPerThread);
+  float* normed = nullptr;
+  if (norm) {
+    const int64_t kept_rows = call.floats ? rows : parts;
+    normed = reinterpret_cast<float*>(buffers.normed.Reserve(kept_rows * cols * 4));
   }
-  const int32_t parts = std::min(num_tiles, pool.size() * kPartsPerThread);
+  uint8_t* tiles = nullptr;
+  if (call.quantized) {
+    const int64_t num_tiles = (rows + kTileTokens - 1) / kTileTokens;
+    tiles = buffers.tiles.Reserve(num_tiles * call.TileBytes());
+  }
   pool.Run(parts, [&](int part) {
-    quantize_tiles(static_cast<int64_t>(num_tiles) * part / parts,
-                   static_cast<int64_t>(num_tiles) * (part + 1) / parts);
+    const int32_t end = static_cast<int64_t>(rows) * (part + 1) / parts;
+    for (int32_t r = static_cast<int64_t>(rows) * part / parts; r < end; ++r) {
+      const float* row = params.x.f32_row(r);
+      if (norm) {
+        float* to = normed + static_cast<int64_t>(call.floats ? r : part) * cols;
+        call.row_kernels->rms_norm(row, nullptr, params.norm_weight, params.norm_epsilon, cols, to);
+        row = to;
+      }
+      if (!call.quantized) continue;
+      const int32_t tile = r / kTileTokens;
+      call.kernels.quantize_row(row, cols, call.LayoutAt(tile * kTileTokens), r % kTileTokens,
+                                tiles + tile * call.TileBytes());
+    }
   });
+  call.tiles = tiles;
+  if (norm && call.floats) {
+    call.x.data = normed;
+    call.x.stride = cols;
+  }
 }
 
 }  // namespace
 }  // namespace cpu
 
 void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& params, CpuIsa isa,
-               CpuActivations activations) {
+               CpuActivations activations, const cpu::RowKernels* row_kernels) {
   NIBBLE_CHECK(isa != CpuIsa::kAuto);
   NIBBLE_CHECK(params.x.dtype == DType::kF32 && params.y.dtype == DType::kF32);
-  cpu::Call call{.kernels = cpu::KernelsOf(isa), .params = params};
+  NIBBLE_CHECK(row_kernels != nullptr || (params.norm_weight == nullptr && !params.gated));
+  cpu::Call call{
+      .kernels = cpu::KernelsOf(isa), .params = params, .row_kernels = row_kernels, .x = params.x};
   int64_t num_blocks = 0;
   int64_t num_rows = 0;
   for (const PackedMatrix* packed : params.weights) {
@@ -168,22 +241,31 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
     NIBBLE_CHECK(weight.cols() == params.x.cols);
     num_blocks += weight.num_blocks();
     num_rows += weight.rows();
-    if (activations == CpuActivations::kF32 || !weight.is_int()) continue;
+    if (activations == CpuActivations::kF32 || !weight.is_int()) {
+      call.floats = true;
+      continue;
+    }
     call.quantized = true;
     call.halves = call.halves || weight.shape().group < cpu::kGroup;
   }
-  NIBBLE_CHECK(num_rows == params.y.cols && params.x.rows == params.y.rows);
-  if (call.quantized) {
-    const int64_t tiles = (params.x.rows + cpu::kTileTokens - 1) / cpu::kTileTokens;
-    uint8_t* bytes = scratch.buffers().Reserve(tiles * call.TileBytes());
-    cpu::QuantizeRows(pool, call, bytes);
-    call.tiles = bytes;
-  }
+  NIBBLE_CHECK(params.x.rows == params.y.rows);
   const int64_t work = num_rows * params.x.cols * params.x.rows;
+  if (params.gated) {
+    NIBBLE_CHECK(params.weights.size() == 2 && params.bias == nullptr && !params.accumulate);
+    NIBBLE_CHECK(params.weights[0]->rows() == params.y.cols && num_rows == 2 * params.y.cols);
+    num_blocks /= 2;
+  } else {
+    NIBBLE_CHECK(num_rows == params.y.cols);
+  }
+  cpu::PrepareRows(pool, call, scratch.buffers());
+  const auto run_blocks = params.gated ? cpu::RunGatedBlocks : cpu::RunBlocks;
   const int parts = cpu::NumParts(pool, num_blocks, work);
   pool.Run(parts, [&](int part) {
-    cpu::RunBlocks(call, static_cast<int32_t>(num_blocks * part / parts),
-                   static_cast<int32_t>(num_blocks * (part + 1) / parts));
+    const auto first = static_cast<int32_t>(num_blocks * part / parts);
+    const auto last = static_cast<int32_t>(num_blocks * (part + 1) / parts);
+    for (int32_t begin = 0; begin < call.x.rows; begin += cpu::kTokenBlock) {
+      run_blocks(call, first, last, begin, std::min(begin + cpu::kTokenBlock, call.x.rows));
+    }
   });
 }
 

@@ -1,7 +1,7 @@
 // The linear op and the embedding op of the CPU backend, over weights packed once at load.
 //
 //   y = x W^T + bias.  With CpuActivations::kInt8 and an int4 or int8 weight, each row of x is
-//   first quantized to int8 in groups of 32 columns (quantize_rows.h); integer dot products are
+//   first quantized to int8 in groups of 32 columns; integer dot products are
 //   exact, and one f32 accumulator an output takes the groups in ascending order. With kF32, and
 //   for bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
 //   quant::Matrix defines, columns in ascending order.
@@ -19,6 +19,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/weight_memory.h"
 #include "kernels/ops.h"
@@ -51,9 +52,10 @@ class LinearScratch {
 };
 
 // REQUIRES: weights made by PackCpu; x and y f32; shapes as LinearParams says; y does not overlap
-// x; `isa` is one this machine has, never kAuto.
+// x; `isa` is one this machine has, never kAuto; `row_kernels` (of the same isa) where params asks
+// for a norm or is gated.
 void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& params, CpuIsa isa,
-               CpuActivations activations);
+               CpuActivations activations, const cpu::RowKernels* row_kernels = nullptr);
 
 // out[r] = row ids[r] of the table, f32. REQUIRES: a table made by PackCpu, ids in range.
 void EmbedCpu(ThreadPool& pool, const EmbedParams& params);

@@ -21,15 +21,12 @@ namespace nibble::cpu {
 namespace {
 
 // Far enough for DRAM latency at the speed one core streams, near enough to stay in the L1 cache.
+// Asked for at every tile: a line that is there already costs next to nothing.
 constexpr int kPrefetchBytes = 4096;
-// From this many tokens on, arithmetic hides the memory and prefetching only costs.
-constexpr int kPrefetchMaxTokens = 4;
+constexpr int kPrefetchScaleBytes = 1024;
 
-template <int T>
 [[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes) {
-  if constexpr (T <= kPrefetchMaxTokens) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
-  }
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
 }
 
 // The activations of a strip: tokens first .. first + T - 1 of the tile's current group.
@@ -77,6 +74,7 @@ struct ScaleReader {
 
   [[gnu::always_inline]] typename V::Floats Next() {
     const uint8_t* p = at;
+    __builtin_prefetch(p + kPrefetchScaleBytes, 0, 3);
     at += kBlockRows * (is_f16 ? 2 : 4);
     return is_f16 ? V::LoadF16(p) : V::LoadFloats(p);
   }
@@ -180,7 +178,7 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
     const typename V::Floats scale = reader.Next();
     const typename V::Floats offset = kOffsets ? reader.Next() : V::ZeroFloats();
     for (int32_t c = 0; c < chunks_per_scale; ++c) {
-      PrefetchCodes<T>(codes, Chunk::kBytes);
+      PrefetchCodes(codes, Chunk::kBytes);
       typename V::Ints dots[T];
       for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, kZeroShift>(x.MinusSum(t));
       DotChunk<V, Chunk, T>(codes, [&](int t) { return x.Codes(t); }, dots);
@@ -210,7 +208,7 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
     for (int half = 0; half < 2; ++half) {
       const typename V::Floats scale = reader.Next();
       const typename V::Floats offset = kOffsets ? reader.Next() : V::ZeroFloats();
-      PrefetchCodes<T>(codes, Chunk::kBytes);
+      PrefetchCodes(codes, Chunk::kBytes);
       typename V::Ints dots[T];
       for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, 7>(x.HalfMinusSum(half, t));
       DotChunk<V, Chunk, T>(codes, [&](int t) { return x.Codes(t) + 16 * half; }, dots);

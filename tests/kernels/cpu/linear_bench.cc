@@ -19,6 +19,7 @@ struct Layer {
 constexpr Layer kLayers[] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}};
 
 std::vector<std::unique_ptr<PackedMatrix>> PackAll(bool q4_1, int copies) {
+  cpu::WeightMemory memory;
   std::vector<std::unique_ptr<PackedMatrix>> packed;
   for (int i = 0; i < copies; ++i) {
     for (const Layer& layer : kLayers) {
@@ -27,7 +28,7 @@ std::vector<std::unique_ptr<PackedMatrix>> PackAll(bool q4_1, int copies) {
       for (size_t g = 0; g < matrix.scales.size() && !q4_1; ++g) {
         matrix.offsets.push_back(-8 * matrix.scales[g]);
       }
-      packed.push_back(std::move(PackCpu(matrix).value()));
+      packed.push_back(std::move(PackCpu(matrix, &memory).value()));
     }
   }
   return packed;
@@ -76,10 +77,12 @@ void Head(benchmark::State& state) {
   const auto isa = static_cast<CpuIsa>(state.range(1));
   if (!ChooseIsa(isa).ok()) return state.SkipWithError("this machine lacks the isa");
   static const auto weights = [] {
+    cpu::WeightMemory memory;
     std::vector<std::unique_ptr<PackedMatrix>> head;
     head.push_back(
         std::move(PackCpu(quant::RandomMatrix(
-                              {.format = quant::Format::kInt8, .rows = 49152, .cols = 576}, 1))
+                              {.format = quant::Format::kInt8, .rows = 49152, .cols = 576}, 1),
+                          &memory)
                       .value()));
     return head;
   }();
