@@ -34,13 +34,14 @@ class Poisoned {
     const RandomWeights weights(*scratch, seed, poison_id, poison);
     RunnerShape shape;
     shape.num_threads = 3;
-    shape.block_size = 8;
+    shape.block_size = seed % 2 ? 8 : 64;  // partly filled blocks of both sides of a tile's size
     shape.max_sequences = 3;
     device = MakeDevice(path, config_, weights, shape);
     for (uint32_t s = 0; s < 3; ++s) {
       ids.push_back(RandomIds(seed + s, 30 + 7 * static_cast<int32_t>(s), poison_id));
-      blocks.emplace_back(8);
-      std::iota(blocks.back().begin(), blocks.back().end(), 8 * static_cast<int32_t>(s));
+      blocks.emplace_back(64 / shape.block_size);
+      std::iota(blocks.back().begin(), blocks.back().end(),
+                static_cast<int32_t>(s * blocks.back().size()));
     }
     std::fill(ids[1].begin() + kPoisonedFrom, ids[1].end(), poison_id);
   }
@@ -95,7 +96,7 @@ class PoisonTest : public testing::TestWithParam<ComputePath> {};
 
 TEST_P(PoisonTest, ItStaysWithItsSequenceFromItsTokenOn) {
   for (float poison : {kNan, kInf, -kInf, 3e38f}) {
-    for (uint32_t seed = 1; seed <= 8; ++seed) {
+    for (uint32_t seed = 1; seed <= 4; ++seed) {
       SCOPED_TRACE(testing::Message() << "poison " << poison << " seed " << seed);
       Poisoned model(GetParam(), poison, seed);
       std::vector<std::vector<float>> alone;
@@ -141,7 +142,7 @@ TEST_P(PoisonTest, ADrawFromItFailsTheStepAsSampleAndTheNextStepIsSound) {
 // even through positions of the block that it has not filled yet.
 TEST_P(PoisonTest, BlocksItLeavesAreCleanForTheNextOwner) {
   for (float poison : {kNan, kInf}) {
-    for (uint32_t seed = 1; seed <= 8; ++seed) {
+    for (uint32_t seed = 1; seed <= 4; ++seed) {
       SCOPED_TRACE(testing::Message() << "poison " << poison << " seed " << seed);
       Poisoned model(GetParam(), poison, seed);
       const std::vector<float> expected = model.Logits(model.Step({0}))[0];
