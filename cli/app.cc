@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cli/bench.h"
+#include "cli/eval_divergence.h"
 #include "cli/eval_perplexity.h"
 #include "cli/generate.h"
 #include "cli/health.h"
@@ -157,7 +158,11 @@ class Commands {
     Flags& flags = Add(*eval, "perplexity", "Perplexity of a text",
                        [this](const Io& io) { return RunPerplexity(perplexity_, io); });
     AddPerplexityFlags(flags, perplexity_);
-    flags.App().footer(kPerplexityProtocol);
+    flags.App().footer(PerplexityFooter());
+    Flags& more = Add(*eval, "divergence", "KL divergence between two configurations on a text",
+                      [this](const Io& io) { return RunDivergence(divergence_, io); });
+    AddDivergenceFlags(more, divergence_);
+    more.App().footer(DivergenceFooter());
   }
   void AddBench() {
     Flags& flags = Add(app_, "bench", "Measure a model's speed on this machine",
@@ -178,6 +183,7 @@ class Commands {
   TokenizeFlags tokenize_;
   InspectFlags inspect_;
   PerplexityFlags perplexity_;
+  DivergenceFlags divergence_;
   BenchFlags bench_;
   HealthFlags health_;
   std::function<nlohmann::ordered_json()> serve_values_;

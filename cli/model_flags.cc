@@ -21,15 +21,20 @@ void AddModelFlag(Flags& flags, ModelFlags& model) {
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
-  flags.AddChoice<CpuIsa>("--cpu-isa", model.cpu.isa,
+  AddArithmeticFlags(flags, model);
+}
+
+void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {
+  const std::string whose = prefix == "--" ? "" : "Base: ";
+  flags.AddChoice<CpuIsa>(prefix + "cpu-isa", model.cpu.isa,
                           {{"auto", CpuIsa::kAuto},
                            {"scalar", CpuIsa::kScalar},
                            {"avx2", CpuIsa::kAvx2},
                            {"avx512_vnni", CpuIsa::kAvx512Vnni}},
-                          "Instruction set of the kernels");
-  flags.AddChoice<CpuActivations>("--cpu-activations", model.cpu.activations,
+                          whose + "Instruction set of the kernels");
+  flags.AddChoice<CpuActivations>(prefix + "cpu-activations", model.cpu.activations,
                                   {{"int8", CpuActivations::kInt8}, {"f32", CpuActivations::kF32}},
-                                  "int8: fast; f32: the exact path, for comparisons");
+                                  whose + "int8: fast; f32: the exact path, for comparisons");
 }
 
 void AddCacheFlags(Flags& flags, ModelFlags& model) {

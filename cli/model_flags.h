@@ -27,6 +27,8 @@ absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);    // --model
 void AddDeviceFlags(Flags& flags, ModelFlags& model);  // --threads, --cpu-isa, --cpu-activations
+// What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
+void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
 // --max-context, --kv-cache-mib, --block-size, --max-batch-tokens
 void AddCacheFlags(Flags& flags, ModelFlags& model);
 

@@ -6,23 +6,29 @@
 #include <ostream>
 #include <string>
 
+#include "engine/base/clock.h"
+
 namespace nibble {
 
 class Progress {
  public:
   // `log` (may be empty) takes one line each time another quarter is done, when `terminal` is
-  // false.
+  // false. With a `clock` the bar also says how much time is left, at the pace so far.
   Progress(std::ostream& err, bool terminal, std::string what,
-           std::function<void(const std::string&)> log);
+           std::function<void(const std::string&)> log, const Clock* clock = nullptr);
   ~Progress();  // clears the bar
 
   void Update(int64_t done, int64_t total);
 
  private:
+  std::string TimeLeft(int64_t done, int64_t total) const;
+
   std::ostream& err_;
   bool terminal_;
   std::string what_;
   std::function<void(const std::string&)> log_;
+  const Clock* clock_;
+  Instant start_;
   int last_percent_ = -1;
 };
 

@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/batch.h"
 #include "kernels/check.h"
@@ -20,29 +19,6 @@ struct Window {
   std::vector<int32_t> block_table;
   int32_t num_computed = 0;
 };
-
-absl::Status CheckOptions(const RunnerLimits& limits, size_t num_ids,
-                          const PerplexityOptions& options) {
-  if (options.window < 2 || options.window > limits.max_context) {
-    return absl::InvalidArgumentError(absl::StrCat("window is ", options.window,
-                                                   ", the range is 2 to the context of ",
-                                                   limits.max_context, " tokens"));
-  }
-  if (options.skip < 1 || options.skip >= options.window) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "skip is ", options.skip, ", the range is 1 to window - 1 = ", options.window - 1));
-  }
-  if (options.bos_id >= limits.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("bos_id is ", options.bos_id, ", the vocabulary has ", limits.vocab_size));
-  }
-  if (num_ids < static_cast<size_t>(options.window)) {
-    return absl::InvalidArgumentError(absl::StrCat("the text has ", num_ids,
-                                                   " tokens, one window needs ", options.window,
-                                                   "; take a longer text or a smaller window"));
-  }
-  return absl::OkStatus();
-}
 
 class Evaluation {
  public:
@@ -124,7 +100,7 @@ class Evaluation {
 absl::StatusOr<PerplexityResult> EvaluatePerplexity(
     ModelRunner& runner, absl::Span<const int32_t> ids, const PerplexityOptions& options,
     std::function<void(int64_t, int64_t)> progress) {
-  NIBBLE_RETURN_IF_ERROR(CheckOptions(runner.limits(), ids.size(), options));
+  NIBBLE_RETURN_IF_ERROR(CheckWindows(runner.limits(), ids.size(), options));
   Evaluation evaluation(runner, options);
   PerplexityResult result;
   result.windows = static_cast<int64_t>(ids.size()) / options.window;

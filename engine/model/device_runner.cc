@@ -68,20 +68,14 @@ class DecoderRunner : public DeviceRunner {
     StepResult result;
     result.rows.resize(batch.rows.size());
     if (batch.rows.empty()) return result;
-    input_.Fill(batch);
-    StepKey key;
-    key.num_tokens = input_.num_tokens();
-    key.num_sequences = input_.num_sequences();
-    backend_.RunStep(key, [this] { model_.Forward(backend_, input_, cache_, space_); });
+    Forward(batch);
     plan_.Fill(batch);
     for (int32_t first = 0; first < plan_.size(); first += kMaxLogitsRows) {
       const int32_t n = std::min(kMaxLogitsRows, plan_.size() - first);
       SampleParams sample;
       sample.rows = plan_.Chunk(first, n);
       sample.out = plan_.Output(first);
-      auto* const rows = static_cast<int32_t*>(logits_rows_.data());
-      backend_.CopyToDevice(rows, plan_.TokenRows(first), n * int64_t{sizeof(int32_t)});
-      sample.logits = model_.Logits(backend_, input_, rows, n, space_);
+      sample.logits = Logits(plan_.TokenRows(first), n);
       backend_.Sample(sample);
       NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());  // the next chunk reuses logits and rows
     }
@@ -90,7 +84,63 @@ class DecoderRunner : public DeviceRunner {
     return result;
   }
 
+  absl::Status RunForLogits(const Batch& batch, LogitsVisitor visit) override {
+    if (batch.rows.empty()) return absl::OkStatus();
+    Forward(batch);
+    const std::vector<VisitedRow> visited = VisitedRows(batch);
+    std::vector<int32_t> token_rows;
+    for (const VisitedRow& row : visited) token_rows.push_back(row.token_row);
+    const int32_t size = static_cast<int32_t>(visited.size());
+    std::vector<float> host(int64_t{std::min(kMaxLogitsRows, size)} * limits_.vocab_size);
+    for (int32_t first = 0; first < size; first += kMaxLogitsRows) {
+      const int32_t n = std::min(kMaxLogitsRows, size - first);
+      const Tensor logits = Logits(&token_rows[first], n);
+      NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());
+      backend_.CopyToHost(host.data(), logits.data,
+                          int64_t{n} * limits_.vocab_size * int64_t{sizeof(float)});
+      for (int32_t i = 0; i < n; ++i) {
+        const VisitedRow& row = visited[first + i];
+        visit(
+            row.sequence, row.position,
+            absl::MakeConstSpan(host).subspan(int64_t{i} * limits_.vocab_size, limits_.vocab_size));
+      }
+    }
+    return backend_.Synchronize();
+  }
+
  private:
+  struct VisitedRow {
+    int32_t sequence, position, token_row;
+  };
+  static std::vector<VisitedRow> VisitedRows(const Batch& batch) {
+    std::vector<VisitedRow> visited;
+    int32_t first_token = 0;
+    for (size_t s = 0; s < batch.rows.size(); ++s) {
+      const BatchRow& row = batch.rows[s];
+      const int32_t end = row.num_computed + row.num_scheduled;
+      for (int32_t p = std::max(row.num_computed, row.prompt_scored); p < end; ++p) {
+        visited.push_back({static_cast<int32_t>(s), p, first_token + p - row.num_computed});
+      }
+      first_token += row.num_scheduled;
+    }
+    return visited;
+  }
+
+  void Forward(const Batch& batch) {
+    input_.Fill(batch);
+    StepKey key;
+    key.num_tokens = input_.num_tokens();
+    key.num_sequences = input_.num_sequences();
+    backend_.RunStep(key, [this] { model_.Forward(backend_, input_, cache_, space_); });
+  }
+
+  // Of the step's token rows token_rows[0 .. n - 1] (host); n <= kMaxLogitsRows.
+  Tensor Logits(const int32_t* token_rows, int32_t n) {
+    auto* const rows = static_cast<int32_t*>(logits_rows_.data());
+    backend_.CopyToDevice(rows, token_rows, n * int64_t{sizeof(int32_t)});
+    return model_.Logits(backend_, input_, rows, n, space_);
+  }
+
   Backend& backend_;
   DecoderModel model_;
   KvCache cache_;

@@ -6,8 +6,8 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "engine/model/logits_runner.h"
 #include "engine/model/model_config.h"
-#include "engine/model/model_runner.h"
 #include "engine/weights/weight_source.h"
 #include "kernels/backend.h"
 
@@ -28,7 +28,7 @@ struct RunnerBytes {
   int64_t workspace = 0;
 };
 
-class DeviceRunner : public ModelRunner {
+class DeviceRunner : public LogitsRunner {
  public:
   // Loads, converts and packs every weight (one at a time: memory never holds two copies of the
   // model), allocates cache and workspace. `progress` (may be null) hears bytes done and total.

@@ -34,6 +34,24 @@ TEST(ProgressTest, ALogGetsALineAQuarterAndNothingElse) {
   EXPECT_EQ(err.str(), "");
 }
 
+TEST(ProgressTest, WithAClockTheBarSaysHowMuchTimeIsLeft) {
+  std::ostringstream err;
+  FakeClock clock;
+  Progress progress(err, true, "x", nullptr, &clock);
+  const auto shown = [&](int64_t done, int64_t total, Duration passed) {
+    err.str("");
+    clock.Advance(passed);
+    progress.Update(done, total);
+    return err.str();
+  };
+  using std::chrono::seconds;
+  EXPECT_EQ(shown(0, 1000, seconds(0)).find("left"), std::string::npos) << "no pace yet";
+  EXPECT_NE(shown(10, 1000, seconds(100)).find(" 1%, 2 h 45 min left"), std::string::npos);
+  EXPECT_NE(shown(500, 1000, seconds(100)).find(" 50%, 3 min 20 s left"), std::string::npos);
+  EXPECT_NE(shown(900, 1000, seconds(70)).find(" 90%, 30 s left"), std::string::npos);
+  EXPECT_NE(shown(1000, 1000, seconds(9)).find(" 100%, 0 s left"), std::string::npos);
+}
+
 TEST(ProgressTest, NothingToDoIsNoDivisionByZero) {
   std::ostringstream err;
   Progress progress(err, true, "loading", nullptr);

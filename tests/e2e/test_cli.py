@@ -210,6 +210,30 @@ def test_eval_perplexity_counts_what_it_says(binary, model, tmp_path):
     assert 5 < half["perplexity"] < most["perplexity"] < 500
 
 
+def test_eval_divergence_is_nothing_from_itself_and_little_from_the_exact_path(
+    binary, model, tmp_path
+):
+    text = tmp_path / "text.txt"
+    text.write_text((ROOT / "tests" / "data" / "eval.txt").read_text()[:2500])
+    same = ["--model", model, "--text", text, "--window", "128", "--skip", "half"]
+    command = ["eval", "divergence", *same, "--output", "json"]
+    itself = ok_json(run(binary, *command, "--base-cpu-activations", "int8"))
+    assert itself["kl"]["max"] == 0 and itself["top1_agreement"]["percent"] == 100
+    assert itself["perplexity"]["ratio"] == 1 and itself["logprob_delta"]["mean"] == 0
+
+    exact = ok_json(run(binary, *command))
+    assert exact["tokens"] == exact["windows"] * 63 and exact["first_scored"] == 65
+    kl = exact["kl"]
+    assert 0 < kl["median"] < kl["p90"] < kl["p99"] <= kl["max"] and 1e-4 < kl["mean"] < 0.05
+    assert 90 < exact["top1_agreement"]["percent"] <= 100
+    # The other evaluation, which scores through the sampler, finds the same perplexities.
+    for side, activations in (("base", "f32"), ("candidate", "int8")):
+        assert exact[side]["cpu_activations"] == activations
+        alone = ["eval", "perplexity", *same, "--cpu-activations", activations, "--output", "json"]
+        perplexity = ok_json(run(binary, *alone))["perplexity"]
+        assert abs(perplexity / exact["perplexity"][side] - 1) < 1e-5
+
+
 def test_bench_reports_rates(binary, model):
     report = ok_json(
         run(

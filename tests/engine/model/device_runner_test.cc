@@ -326,6 +326,37 @@ TEST(DeviceRunnerTest, PromptScoresResumeWhereTheyStopped) {
   EXPECT_TRUE(result.sampled.has_value());
 }
 
+// More positions than go through the head at a time, of two sequences, one of them resumed.
+TEST(DeviceRunnerTest, LogitsAreWhatScoresComeFrom) {
+  const ModelConfig config = TinyConfig();
+  Model model(config);
+  const std::vector<int32_t> a = RandomIds(9, 100, config.vocab_size);
+  const std::vector<int32_t> b = RandomIds(10, 40, config.vocab_size);
+  const auto a_blocks = model.TakeBlocks(100), b_blocks = model.TakeBlocks(40);
+  Batch batch;
+  batch.rows = {ScoreRow(model, a, 0, 100, a_blocks), ScoreRow(model, b, 0, 40, b_blocks)};
+  batch.rows[1].prompt_scored = 30;
+  batch.num_tokens = 140;
+  const StepResult scored = RunRows(model, batch.rows);
+  std::vector<std::pair<int32_t, int32_t>> visited;
+  const absl::Status status = model.runner->RunForLogits(
+      batch, [&](int32_t row, int32_t position, absl::Span<const float> logits) {
+        visited.emplace_back(row, position);
+        ASSERT_EQ(static_cast<int32_t>(logits.size()), config.vocab_size);
+        const size_t index = position - batch.rows[row].prompt_scored;
+        if (index == scored.rows[row].prompt_logprobs.size()) return;  // the last: no next token
+        const Logprob& score = scored.rows[row].prompt_logprobs[index];
+        double sum = 0;
+        for (float logit : logits) sum += std::exp(double{logit});
+        EXPECT_NEAR(score.logprob, logits[score.id] - std::log(sum), 1e-5);
+      });
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(visited.size(), 110u) << "all of a, and b from 30 on";
+  EXPECT_EQ(visited.front(), std::make_pair(0, 0));
+  EXPECT_EQ(visited[100], std::make_pair(1, 30));
+  EXPECT_TRUE(std::is_sorted(visited.begin(), visited.end()));
+}
+
 TEST(DeviceRunnerTest, ReportsLimitsBytesAndProgress) {
   const ModelConfig config = TinyConfig();
   const TinyWeights weights(config, 1);

@@ -1,0 +1,44 @@
+// `nibble eval divergence`: how far a candidate configuration lies from a base one on a text
+// (engine/eval/divergence.h).
+#pragma once
+
+#include <string>
+
+#include "cli/eval_text.h"
+#include "cli/flags.h"
+#include "cli/io.h"
+#include "cli/model_flags.h"
+#include "cli/output.h"
+#include "engine/eval/divergence.h"
+
+namespace nibble {
+
+struct DivergenceFlags {
+  DivergenceFlags();
+  ModelFlags candidate;
+  ModelFlags base;  // no model: the candidate's; threads and step are the candidate's
+  TextFlags text;
+  OutputFormat output = OutputFormat::kText;
+};
+
+void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence);
+
+// The help's last part: the protocol and the figures in words.
+std::string DivergenceFooter();
+
+// One of the two, as it ran.
+struct DivergenceSide {
+  std::string model;  // path
+  std::string isa;    // never "auto"
+  CpuActivations activations = CpuActivations::kInt8;
+};
+
+// Everything the text output says, unrounded; the keys are in the help.
+nlohmann::ordered_json DivergenceJson(const DivergenceResult& result, const WindowOptions& windows,
+                                      const DivergenceSide& base, const DivergenceSide& candidate);
+std::string DivergenceText(const DivergenceResult& result, const WindowOptions& windows,
+                           const DivergenceSide& base, const DivergenceSide& candidate);
+
+int RunDivergence(const DivergenceFlags& flags, const Io& io);
+
+}  // namespace nibble

@@ -1,0 +1,53 @@
+// The text that an evaluation scores: the flags every `nibble eval` subcommand has, and what they
+// make of a file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "cli/flags.h"
+#include "cli/model_flags.h"
+#include "engine/eval/windows.h"
+#include "engine/model/model_config.h"
+#include "engine/text/tokenizer.h"
+
+namespace nibble {
+
+enum class Bos : uint8_t { kAuto, kAlways, kNever };
+
+struct TextFlags {
+  std::string path;
+  int32_t window = 512;
+  std::string skip = "1";  // a number, or "half"
+  Bos bos = Bos::kAuto;
+};
+
+// --text, --window, --skip, --bos; the values they have now are the defaults shown.
+void AddTextFlags(Flags& flags, TextFlags& text);
+
+// The help's paragraph about them.
+extern const char kTextProtocol[];
+
+// INVALID_ARGUMENT: no path, or a skip out of range. Reads nothing.
+absl::Status CheckTextFlags(const TextFlags& flags);
+
+// "half" is window / 2 + 1: the positions that llama.cpp scores. INVALID_ARGUMENT
+// outside 1..window-1.
+absl::StatusOr<int32_t> FirstScored(const std::string& skip, int32_t window);
+
+// The whole file. NOT_FOUND names one that is not there or empty.
+absl::StatusOr<std::string> ReadText(const TextFlags& flags);
+
+struct EvalText {
+  std::vector<int32_t> ids;
+  WindowOptions windows;
+};
+absl::StatusOr<EvalText> TokenizeText(const TextFlags& flags, const std::string& text,
+                                      const Tokenizer& tokenizer);
+
+// One window at a time is all that runs: the cache holds one, whatever the model's own context is.
+RunnerOptions OneWindowRunner(const ModelFlags& model, int32_t window, const ModelConfig& config);
+
+}  // namespace nibble
