@@ -1,5 +1,5 @@
-"""nibble beside llama.cpp and OpenVINO GenAI on this machine: brings the peers, runs all interleaved, writes OUT/results.json,
-results.md and plots. Exits 0 whatever was measured: a figure is never a gate.
+"""nibble beside llama.cpp and OpenVINO GenAI on this machine: brings the peers, runs all interleaved,
+writes OUT/results.json, results.md and plots. Exits 0 whatever was measured: a figure is never a gate.
 
   docs/benchmarks/run [--quick] [--rows table,plot] [--engines nibble,llama.cpp,openvino] [--rounds 5] [--threads 2]
 """
@@ -10,16 +10,14 @@ import json
 import os
 import pathlib
 import shlex
-import subprocess
 import sys
 import time
 
-from compare import machine, measure, peers, report, summary
-from compare.engines import LlamaCpp, Nibble, OpenVino
-from compare.rows import LLAMA_1B, SMOLLM, choose
+from compare import machine, measure, report, summary
+from compare.contestants import ROOT, bring, output_of, server_command
+from compare.rows import choose
 
 ENGINES = ("nibble", "llama.cpp", "openvino")
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def say(text):
@@ -54,49 +52,6 @@ def arguments():
     return args
 
 
-def output_of(command):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False).stdout
-
-
-def bring(args):
-    """(engines, files, versions, missing)"""
-    engines, versions, missing = [], {}, {}
-    files = {SMOLLM: {"Q4_1": args.model}, LLAMA_1B: {}}
-    if "nibble" in args.engines:
-        if args.nibble.exists():
-            has_context = "--context" in output_of([args.nibble, "bench", "--help"])
-            engines.append(Nibble(args.nibble, args.threads, has_context))
-            commit = output_of(["git", "-C", ROOT, "describe", "--always", "--dirty"]).strip()
-            versions["nibble"] = f"{output_of([args.nibble, 'version']).strip()} ({commit})"
-        else:
-            missing["nibble"] = f"{args.nibble}: not found; make build"
-    for name, getter in (("llama.cpp", bring_llama_cpp), ("openvino", bring_openvino)):
-        if name in args.engines:
-            try:
-                engine, versions[name] = getter(args, files)
-                engines.append(engine)
-            except peers.Missing as why:
-                missing[name] = str(why)
-    if any(row.model == LLAMA_1B for row in args.chosen_rows):
-        files[LLAMA_1B]["Q4_0"] = peers.synthetic(args.cache, args.model, say)
-    return engines, files, versions, missing
-
-
-def bring_llama_cpp(args, files):
-    programs, version = peers.llama_cpp(args.cache, say)
-    files[SMOLLM]["Q4_0"] = peers.requantized(args.cache, programs, args.model, say)
-    return LlamaCpp(programs, args.threads), version
-
-
-def bring_openvino(args, files):
-    version = peers.openvino()
-    return OpenVino(args.threads), version
-
-
-def server_command(args):
-    return [sys.executable, "-m", "compare.server", "--nibble", args.nibble, "--ghz", args.ghz, "--threads", args.threads]
-
-
 def roofline_bench(args):
     """The JSON of one `nibble bench` over the shapes of the roofline plot; None where nibble is not there."""
     out = output_of([*shlex.split(args.prefix), args.nibble, "bench", "--model", args.model, "--prompt-tokens", 512,
@@ -109,48 +64,57 @@ def relative(text):
     return text.replace(f"{ROOT}/", "").replace(sys.executable, "python")
 
 
-def main():
-    args = arguments()
-    args.cache.mkdir(parents=True, exist_ok=True)
+def compare(args):
+    """(rows, what is written as JSON)"""
     started, failures = time.monotonic(), []
-    engines, files, versions, missing = bring(args)
+    engines, files, versions, missing = bring(args, say)
     rows = args.chosen_rows
-    if not args.ghz.exists() or "nibble" in missing:
-        missing.update({"ghz": f"{args.ghz}: not found; make tools"} if not args.ghz.exists() else {})
+    if "nibble" not in versions or not args.ghz.exists():
+        if not args.ghz.exists():
+            missing["ghz"] = f"{args.ghz}: not found; make tools"
         rows = [row for row in rows if not row.server]
     for name, why in missing.items():
         say(f"missing, left out: {name}: {why}")
     about, before = machine.describe(), machine.ticks()
-
-    runner = measure.Runner(files, shlex.split(args.prefix), server_command(args), say)
-    runs = [(row, e) for row in rows for e in measure.engines_of(row, engines)]
-    tries = sum(n for n in (len(runner.settings(e, row)) for row, e in runs) if n > 1)
-    runner.progress = measure.Progress((0 if args.quick else tries) + args.rounds * len(runs))
-    trials, chosen = {}, {r.name: {e.name: runner.settings(e, r)[0] for e in measure.engines_of(r, engines)} for r in rows}
-    if not args.quick:
-        trials, chosen = measure.try_settings(runner, engines, rows, failures)
+    runner = measure.Runner(files, shlex.split(args.prefix), server_command(args))
+    runner.progress = measure.Progress(measure.total(runner, engines, rows, args.rounds, not args.quick))
+    trials, chosen = measure.choose_settings(runner, engines, rows, not args.quick, failures)
     figures, rates = measure.run_rounds(runner, engines, rows, chosen, args.rounds, failures)
-    bench = roofline_bench(args) if "nibble" in versions else None
+    return rows, {
+        "command": shlex.join(["docs/benchmarks/run", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "minutes": (time.monotonic() - started) / 60,
+        "machine": about,
+        "noise": machine.noise(before, machine.ticks(), about),
+        "versions": versions,
+        "missing": missing,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "engines": [engine.name for engine in engines],
+        "failures": [relative(text) for text in failures],
+        "trials": trials,
+        "chosen": {row: {e: s.name for e, s in by.items()} for row, by in chosen.items()},
+        "commands": [relative(text) for text in runner.commands.values()],
+        "summaries": [summary.summarize(r, figures[r.name]) for r in rows if figures[r.name]],
+        "rates": rates,
+        "roofline": roofline_bench(args) if "nibble" in versions else None,
+    }
 
-    summaries = [summary.summarize(row, figures[row.name]) for row in rows if figures[row.name]]
-    run = {"command": shlex.join(["docs/benchmarks/run", *sys.argv[1:]]), "date": datetime.date.today().isoformat(),
-           "minutes": (time.monotonic() - started) / 60, "machine": about, "versions": versions, "missing": missing,
-           "noise": machine.noise(before, machine.ticks(), about), "threads": args.threads, "rounds": args.rounds,
-           "engines": [e.name for e in engines], "failures": [relative(f) for f in failures], "trials": trials,
-           "chosen": {r: {e: s.name for e, s in by.items()} for r, by in chosen.items()},
-           "commands": [relative(c) for c in runner.commands.values()], "summaries": summaries, "rates": rates,
-           "roofline": bench}  # fmt: skip
-    write(args.out, rows, run, summaries)
+
+def main():
+    args = arguments()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    write(args.out, *compare(args))
     return 0
 
 
-def write(folder, rows, run, summaries):
+def write(folder, rows, run):
     folder.mkdir(parents=True, exist_ok=True)
-    text = report.document(run, summaries)
+    text = report.document(run)
     try:
         from compare import plots
 
-        drawn = plots.draw(folder, rows, summaries, run["roofline"])
+        drawn = plots.draw(folder, rows, run["summaries"], run["roofline"])
         text += "".join(f"\n![{name}]({name})\n" for name in drawn)
     except ImportError as error:
         say(f"missing, left out: plots: {error}")

@@ -16,10 +16,10 @@ class Failed(Exception):
 
 
 class Runner:
-    """`files`: {model: {"Q4_1": path, ...}}; `server`: the command of server.py without its shape, or None where ghz is
-    missing; `prefix`: words before every command; `progress(text)` is told what runs."""
+    """`files`: {model: {"Q4_1": path, ...}}; `prefix`: words before every command; `server`: the command of server.py
+    without its shape; `progress(text)` is told what runs, progress("", figure) what came of it."""
 
-    def __init__(self, files, prefix, server, progress):
+    def __init__(self, files, prefix, server, progress=lambda text, figure=None: None):
         self._files, self._prefix, self._server, self.progress = files, prefix, server, progress
         self.commands = {}  # shell text by (row, engine): for the reader
 
@@ -35,6 +35,7 @@ class Runner:
         self.progress(f"{row.name}, {engine.name}: {setting.name}")
         rate = engine.parse(self._run(command, (row.name, engine.name)), row)
         if row.kind != SHARE:
+            self.progress("", rate)
             return rate, [rate]
         if row.server:
             out = self._run([*self._server, "--model", file, "--context", row.context, "--generate", row.generate,
@@ -43,6 +44,7 @@ class Runner:
         else:
             beside = [sys.executable, "-m", "compare.neighbours", row.neighbours, *command]
             with_company = engine.parse(self._run(beside, (row.name, engine.name)), row)
+        self.progress("", with_company / rate)
         return with_company / rate, [rate, with_company]
 
     def _run(self, command, key):
@@ -61,25 +63,38 @@ def engines_of(row, engines):
     return [e for e in engines if e.name == "nibble"] if row.server else engines
 
 
-def try_settings(runner, engines, rows, failures):
-    """Every setting once a row: ({row: {engine: {setting: [figure]}}}, {row: {engine: Setting}}). One is not tried."""
+def total(runner, engines, rows, rounds, trying):
+    """Measurements of a whole run."""
+    runs = [(row, engine) for row in rows for engine in engines_of(row, engines)]
+    usable = [len(runner.settings(engine, row)) for row, engine in runs]
+    return rounds * len(runs) + (sum(n for n in usable if n > 1) if trying else 0)
+
+
+def choose_settings(runner, engines, rows, trying, failures):
+    """The fastest setting of each engine on each row, of one trial each; the first where not `trying` or where there is
+    one: ({row: {engine: {setting: [figure]}}}, {row: {engine: Setting}})."""
     trials, chosen = {}, {}
     for row in rows:
         for engine in engines_of(row, engines):
             usable = runner.settings(engine, row)
-            tried = {}
-            for setting in usable if len(usable) > 1 else []:
-                try:
-                    tried[setting.name] = [runner.measure(engine, row, setting)[0]]
-                except (Failed, ValueError) as error:
-                    failures.append(f"{row.name}, {engine.name}, {setting.name}: {error}")
-            if not usable or (len(usable) > 1 and not tried):
-                continue
-            name = best_setting(tried) if tried else usable[0].name
-            chosen.setdefault(row.name, {})[engine.name] = next(s for s in usable if s.name == name)
+            tried = try_settings(runner, engine, row, usable, failures) if trying and len(usable) > 1 else {}
             if tried:
+                best = best_setting(tried)
                 trials.setdefault(row.name, {})[engine.name] = tried
+                usable = [setting for setting in usable if setting.name == best]
+            if usable:
+                chosen.setdefault(row.name, {})[engine.name] = usable[0]
     return trials, chosen
+
+
+def try_settings(runner, engine, row, settings, failures):
+    tried = {}
+    for setting in settings:
+        try:
+            tried[setting.name] = [runner.measure(engine, row, setting)[0]]
+        except (Failed, ValueError) as error:
+            failures.append(f"{row.name}, {engine.name}, {setting.name}: {error}")
+    return tried
 
 
 def rotated(items, by):
@@ -109,13 +124,16 @@ def run_rounds(runner, engines, rows, chosen, rounds, failures):
 
 
 class Progress:
-    """One line a measurement, with the time left by what the same measurement took before."""
+    """One line a measurement, with the time left if the others take as long as those before; then its figure."""
 
     def __init__(self, total, out=sys.stderr, clock=time.monotonic):
         self._total, self._out, self._clock = total, out, clock
         self._done, self._start = 0, clock()
 
-    def __call__(self, text):
+    def __call__(self, text, figure=None):
+        if figure is not None:
+            print(f"    {figure:,.2f}", file=self._out, flush=True)
+            return
         spent = self._clock() - self._start
         left = spent / self._done * (self._total - self._done) if self._done else None
         told = "" if left is None else f", about {left / 60:.0f} min left"

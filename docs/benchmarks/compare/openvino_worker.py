@@ -57,7 +57,7 @@ def run(pipe, random, batch, context, generate):
         raise SystemExit(f"openvino: sequences ended with {sorted(set(drawn))} tokens, needed {generate + 1}")
     prefill_steps = len(seconds) - generate
     if prefill_steps != 1:
-        raise SystemExit(f"openvino: {len(seconds)} steps for {generate} tokens: prompts and tokens were mixed in a step")
+        raise SystemExit(f"openvino: {len(seconds)} steps for {generate} tokens: a step mixed prompts and tokens")
     return [[s, batch * (i + 1)] for i, s in enumerate(seconds)]
 
 

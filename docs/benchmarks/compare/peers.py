@@ -9,7 +9,7 @@ import subprocess
 
 NODE_PACKAGE = "node-llama-cpp@3.22.1"  # carries a git bundle of the llama.cpp release it is built on
 TARGETS = ("llama-batched-bench", "llama-bench", "llama-quantize")
-# Its CPU path as a user would build it for this machine: repacked weights (GGML_CPU_REPACK) are on by default, said here.
+# Its CPU path as built for this machine. Repacked weights (GGML_CPU_REPACK) are its default; said here to be seen.
 CMAKE = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_CPU_REPACK=ON", "-DBUILD_SHARED_LIBS=OFF",
          "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
          "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_OPENSSL=OFF")  # fmt: skip
@@ -57,7 +57,7 @@ def openvino():
     try:
         return f"openvino-genai {importlib.metadata.version('openvino-genai')}"
     except importlib.metadata.PackageNotFoundError:
-        raise Missing("needed the Python package openvino-genai: pip install -r docs/benchmarks/requirements.txt") from None
+        raise Missing("needed the Python package openvino-genai, of docs/benchmarks/requirements.txt") from None
 
 
 def requantized(cache, programs, model, say):

@@ -45,7 +45,7 @@ def settings_table(trials, chosen):
     return "\n".join(lines)
 
 
-def document(run, summaries):
+def document(run):
     """run: what __main__ writes as JSON."""
     machine, noise = run["machine"], run["noise"]
     quiet = "quiet" if noise["quiet"] else "NOT QUIET: do not publish these ratios"
@@ -61,7 +61,7 @@ def document(run, summaries):
     parts += [
         "Tokens a second, all sequences together: median (smallest-largest) of the rounds. Ratio: the median of the "
         "in-round ratios to each peer, the smaller of them.",
-        table(summaries, run["engines"]),
+        table(run["summaries"], run["engines"]),
     ]
     if run["failures"]:
         parts.append("Failed:\n" + "\n".join(f"- {f}" for f in run["failures"]))

@@ -3,9 +3,10 @@
   python -m compare.server --nibble build/nibble --ghz .tools/bin/ghz --model M.gguf --threads 2 --concurrency 32
                            --context 16 --generate 256 --waves 1
 
-A wave is one call a worker, all begun at once. The span is ghz's whole run, from the first call's start to the last one's end: prefill, sampling, detokenizing, gRPC and
-the client's own share of the cores are in it. Prompts are random token ids, each call's its own, and shorter than one
-block of the cache, so that no prefix is found there; delta_interval_tokens is 1, its default: a message a token.
+A wave is one call a worker, all begun at once. The span is ghz's whole run, from the first call's start to the last
+one's end: prefill, sampling, detokenizing, gRPC and the client's own share of the cores are in it. Prompts are random
+token ids, each call's its own, and shorter than one block of the cache, so that no prefix is found there;
+delta_interval_tokens is 1, its default: a message a token.
 """
 
 import argparse
