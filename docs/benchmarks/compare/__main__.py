@@ -52,12 +52,22 @@ def arguments():
     return args
 
 
+ROOFLINE_SHAPES = (  # of `nibble bench`: prefill, batched decode, a long context
+    ["--prompt-tokens", "512", "--generate-tokens", "0"],
+    ["--prompt-tokens", "0", "--context", "128", "--generate-tokens", "64", "--batch", "1,8,32"],
+    ["--prompt-tokens", "0", "--context", "4096", "--generate-tokens", "32"],
+)
+
+
 def roofline_bench(args):
-    """The JSON of one `nibble bench` over the shapes of the roofline plot; None where nibble is not there."""
-    out = output_of([*shlex.split(args.prefix), args.nibble, "bench", "--model", args.model, "--prompt-tokens", 512,
-                     "--generate-tokens", 64, "--batch", "1,8,32", "--threads", args.threads, "--repeat", 3,
-                     "--output", "json"])  # fmt: skip
-    return json.loads(out) if out else None
+    """`nibble bench --output json` over ROOFLINE_SHAPES, as if of one run; None where it has no roofline column."""
+    if args.quick or "--no-roofline" not in output_of([args.nibble, "bench", "--help"]):
+        return None
+    say("roofline of nibble")
+    common = ["--model", args.model, "--threads", args.threads, "--repeat", 3, "--output", "json"]
+    outs = [output_of([*shlex.split(args.prefix), args.nibble, "bench", *shape, *common]) for shape in ROOFLINE_SHAPES]
+    benches = [json.loads(out) for out in outs if out]
+    return benches and {"machine": benches[0]["machine"], "results": [r for b in benches for r in b["results"]]}
 
 
 def relative(text):

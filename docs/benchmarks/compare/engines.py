@@ -85,7 +85,7 @@ class OpenVino:
         Setting("from Q4_1, its defaults", "Q4_1"),
         Setting("from Q4_1, f32, f16 cache", "Q4_1", {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}),
         Setting("from Q4_0, its defaults", "Q4_0"),
-        Setting("from Q4_0, f32, f16 cache", "Q4_0", {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}),
+        Setting("from Q4_1, throughput hint, 1 stream", "Q4_1", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 1}),
     ]
 
     def __init__(self, threads):

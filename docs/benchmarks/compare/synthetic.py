@@ -70,7 +70,7 @@ def add_metadata(writer, tokens):
 
 
 def write(path, tokenizer_from):
-    """Writes `path` (about 590 MB) whole or not at all. Tensors are drawn in a fixed order: the same bytes each time."""
+    """Writes `path` (632 MB) whole or not at all. Tensors are drawn in a fixed order: the same bytes each time."""
     part = pathlib.Path(f"{path}.part")
     random = np.random.default_rng(SEED)
     writer = gguf.GGUFWriter(part, "llama")
