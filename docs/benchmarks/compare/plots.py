@@ -36,7 +36,7 @@ def roofline(path, bench):
         return False
     bandwidth, peak = limits
     figure, axes = plt.subplots(figsize=(6.4, 4), dpi=120)
-    x = [2**e for e in range(-1, 12)]
+    x = sorted([*(2.0**e for e in range(-1, 12)), peak / bandwidth])
     axes.plot(x, [min(peak, bandwidth * v) for v in x], "k-", label=f"{bandwidth:.0f} GB/s, {peak:,.0f} GMAC/s")
     for label, intensity, rate in points:
         axes.plot([intensity], [rate], "o", label=label)
