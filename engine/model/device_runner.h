@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/model/matrix_loader.h"
 #include "engine/model/model_config.h"
 #include "engine/model/model_runner.h"
 #include "engine/weights/weight_source.h"
@@ -20,6 +22,7 @@ struct RunnerOptions {
   int32_t block_size = 32;  // tokens; a power of two, 8 to 256
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
+  std::string packed_cache;  // file of packed matrices: mapped if it fits, else written; "": none
 };
 
 struct RunnerBytes {
@@ -30,13 +33,14 @@ struct RunnerBytes {
 
 class DeviceRunner : public ModelRunner {
  public:
-  // Loads, converts and packs every weight (one at a time: memory never holds two copies of the
-  // model), allocates cache and workspace. `progress` (may be null) hears bytes done and total.
+  // Loads every weight (matrix_loader.h: memory never holds two copies of the model), allocates
+  // cache and workspace. `progress` (may be null) hears bytes done and total, on this thread.
   // `backend` must outlive the runner.
   static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(
       Backend& backend, const ModelConfig& config, const WeightSource& weights,
       const RunnerOptions& options, std::function<void(int64_t, int64_t)> progress);
   virtual RunnerBytes bytes() const = 0;
+  virtual const MatrixReport& matrices() const = 0;  // how they were loaded
 };
 
 }  // namespace nibble
