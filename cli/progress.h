@@ -6,6 +6,8 @@
 #include <ostream>
 #include <string>
 
+#include "engine/base/clock.h"
+
 namespace nibble {
 
 class Progress {
@@ -16,6 +18,10 @@ class Progress {
            std::function<void(const std::string&)> log);
   ~Progress();  // clears the bar
 
+  // From now on, says nothing until `delay` has passed on `clock`, which must outlive this: what is
+  // done sooner needs no bar.
+  void QuietFor(Duration delay, const Clock& clock);
+
   void Update(int64_t done, int64_t total);
 
  private:
@@ -24,6 +30,8 @@ class Progress {
   std::string what_;
   std::function<void(const std::string&)> log_;
   int last_percent_ = -1;
+  const Clock* clock_ = nullptr;  // null: never quiet
+  Instant quiet_until_;
 };
 
 }  // namespace nibble
