@@ -34,6 +34,7 @@ struct LocalModel {
   std::unique_ptr<GgufFile> file;
   ModelConfig config;
   std::string packed_cache;  // as ModelFlags has it
+  bool share_weights = false;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none
   std::unique_ptr<Backend> backend;

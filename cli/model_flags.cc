@@ -44,10 +44,14 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
                                   {{"int8", CpuActivations::kInt8}, {"f32", CpuActivations::kF32}},
                                   "int8: fast; f32: the exact path, for comparisons");
   flags
-      .Add("--packed-cache", model.packed_cache,
-           "Keep the packed weights in a file, which the next start maps instead of packing again: "
-           "auto (beside the model), a file or a directory; off: none")
+      .Add(
+          "--packed-cache", model.packed_cache,
+          "Keep the packed weights in a file, which the next start takes instead of packing again: "
+          "auto (beside the model), a file or a directory; off: none")
       ->type_name("off|auto|FILE|DIR");
+  flags.Add("--share-weights", model.share_weights,
+            "Use the packed cache in place: its memory is shared by all processes that do so, and "
+            "comes in small pages, which are slower to read than a copy");
 }
 
 void AddCacheFlags(Flags& flags, ModelFlags& model) {

@@ -18,6 +18,7 @@ struct ModelFlags {
   RunnerOptions runner;
   int64_t kv_cache_mib = 256;
   std::string packed_cache = "off";  // or "auto", a file, a directory
+  bool share_weights = false;
 
   // `runner` with the bytes of the cache filled in.
   RunnerOptions Runner() const;
@@ -33,7 +34,8 @@ std::string PackedCachePath(const std::string& flag, const std::string& model,
 absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
-// --threads, --cpu-isa, --cpu-activations, --packed-cache
+// --threads, --cpu-isa, --cpu-activations, --packed-cache,
+// --share-weights
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // --max-context, --kv-cache-mib, --block-size, --max-batch-tokens
 void AddCacheFlags(Flags& flags, ModelFlags& model);

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,7 +24,7 @@ absl::Status CheckConfig(const ModelConfig& config, int32_t max_context);
 
 struct LoadOptions {
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of the file; may be empty
-  std::string packed_cache;  // file of packed matrices to map, or to write; empty: none
+  PackedCache packed_cache;
 };
 
 class DecoderModel {

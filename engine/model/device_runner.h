@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/model/matrix_loader.h"
@@ -22,7 +21,7 @@ struct RunnerOptions {
   int32_t block_size = 32;  // tokens; a power of two, 8 to 256
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
-  std::string packed_cache;  // file of packed matrices: mapped if it fits, else written; "": none
+  PackedCache packed_cache;
 };
 
 struct RunnerBytes {

@@ -53,19 +53,20 @@ void LoadProgress::Tell() const {
 
 absl::StatusOr<MatrixReport> LoadMatrices(Backend& backend, const WeightSource& weights,
                                           absl::Span<const MatrixRequest> requests,
-                                          const std::string& cache, const Clock& clock,
+                                          const PackedCache& cache, const Clock& clock,
                                           LoadProgress& progress) {
   const Instant start = clock.Now();
   MatrixReport report;
   report.threads = backend.Info().num_threads;
-  report.cache = cache;
+  report.cache = cache.path;
   absl::StatusOr<PackedFileKey> key = PackedFileKey();
-  if (!cache.empty()) {
+  if (!cache.path.empty()) {
     key = KeyOf(backend, weights);
-    const absl::Status mapped =
-        key.ok() ? MapMatrices(backend, cache, *key, requests) : key.status();
-    report.from_cache = mapped.ok();
-    if (!mapped.ok() && !absl::IsNotFound(mapped)) report.cache_unused = std::string(mapped.message());
+    const absl::Status loaded =
+        key.ok() ? LoadPacked(backend, cache.path, *key, requests, cache.share) : key.status();
+    report.from_cache = loaded.ok();
+    if (!loaded.ok() && !absl::IsNotFound(loaded))
+      report.cache_unused = std::string(loaded.message());
   }
   if (report.from_cache) {
     for (const MatrixRequest& request : requests)
@@ -75,10 +76,10 @@ absl::StatusOr<MatrixReport> LoadMatrices(Backend& backend, const WeightSource& 
   }
   for (const MatrixRequest& request : requests) report.bytes += (*request.out)->size_bytes();
   report.took = clock.Now() - start;
-  if (!cache.empty() && !report.from_cache) {
+  if (!cache.path.empty() && !report.from_cache) {
     const Instant packed = clock.Now();
     report.written =
-        key.ok() ? SaveUnchanged(backend, weights, cache, *key, requests) : key.status();
+        key.ok() ? SaveUnchanged(backend, weights, cache.path, *key, requests) : key.status();
     report.write_took = clock.Now() - packed;
   }
   return report;

@@ -1,10 +1,12 @@
 // The matrices of a model, from its file to the device: read, converted and packed by all of the
-// backend's host threads, or mapped from a file that an earlier start packed.
+// backend's host threads, or taken from a file that an earlier start packed.
 //
 // Memory. Nothing but packed weights stays. While packing, each thread holds one piece of a matrix:
 // its bytes from the file, its canonical form and its packed form, of about kPieceElements elements
 // (128 rows where those are more), which is 12 MiB at most for F16, 2 to 5 MiB for the types below
-// 8 bits. Mapped weights are pages of the file, shared with other processes that map it.
+// 8 bits. From the cache, each thread has one matrix
+// in it and in its copy, of which the page cache's half is given back at once; shared weights are
+// pages of the file and nothing else.
 #pragma once
 
 #include <atomic>
@@ -55,24 +57,31 @@ class LoadProgress {
 
 // How the matrices came to be here.
 struct MatrixReport {
-  bool from_cache = false;  // mapped from `cache`; otherwise converted and packed
+  bool from_cache = false;  // otherwise converted and packed
   int32_t threads = 0;
   int64_t bytes = 0;  // packed
-  Duration took{};    // until they were packed, or mapped and verified
+  Duration took{};    // until they were packed, or copied and verified
 
   std::string cache;         // the file; empty: none was asked for
-  std::string cache_unused;  // why it was not mapped, when there was one
-  absl::Status written;      // of a new one, when it was not mapped
+  std::string cache_unused;  // why it was not taken, when there was one
+  absl::Status written;      // of a new one, when it was not taken
   Duration write_took{};
 };
 
-// Fills every request. `cache` names a file of packed weights, or nothing: one that fits is mapped;
-// otherwise the matrices are packed, and it is written. A cache that cannot be used or written is
+// A file of packed weights, to use if it fits and to write otherwise.
+struct PackedCache {
+  std::string path;  // empty: none
+  bool share =
+      false;  // weights stay pages of the file, shared with other processes (packed_cache.h)
+};
+
+// Fills every request, from the cache if there is one that fits; otherwise the matrices are packed,
+// and it is written. A cache that cannot be used or written is
 // no error; the report says why. Results are the same bits either way, for any number of threads.
 // Errors: what the source or the backend says, the first in the order of requests.
 absl::StatusOr<MatrixReport> LoadMatrices(Backend& backend, const WeightSource& weights,
                                           absl::Span<const MatrixRequest> requests,
-                                          const std::string& cache, const Clock& clock,
+                                          const PackedCache& cache, const Clock& clock,
                                           LoadProgress& progress);
 
 }  // namespace nibble

@@ -30,16 +30,6 @@ void ForEachSection(Backend& backend, absl::Span<const PackedRecord> records,
   });
 }
 
-absl::Status CheckContent(Backend& backend, absl::Span<const PackedRecord> records) {
-  std::vector<absl::Status> found(records.size() * kMaxPackedSections);
-  ForEachSection(backend, records, [&](SectionOf at) {
-    found[at.record * kMaxPackedSections + at.section] =
-        VerifySection(records[at.record], at.section);
-  });
-  for (absl::Status& status : found) NIBBLE_RETURN_IF_ERROR(std::move(status));
-  return absl::OkStatus();
-}
-
 absl::Status CheckKey(const PackedFileKey& found, const PackedFileKey& needed) {
   if (found.layout != needed.layout || found.layout_version != needed.layout_version) {
     return absl::FailedPreconditionError(absl::StrCat("has the packed layout ", found.layout, " ",
@@ -55,17 +45,13 @@ absl::Status CheckKey(const PackedFileKey& found, const PackedFileKey& needed) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> MatrixOf(Backend& backend, const PackedFile& file,
-                                                       const MatrixRequest& request) {
-  const PackedRecord* const record = file.Find(request.name);
-  if (record == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("has no matrix '", request.name, "'"));
-  }
+absl::StatusOr<std::unique_ptr<PackedMatrix>> MatrixOf(Backend& backend, const PackedRecord& record,
+                                                       const MatrixRequest& request,
+                                                       const std::shared_ptr<const void>& owner) {
   PackedBytes bytes;
-  bytes.header = record->header;
-  for (const PackedSection& section : record->sections) bytes.sections.push_back(section.bytes);
-  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
-                          backend.FromBytes(bytes, file.owner()));
+  bytes.header = record.header;
+  for (const PackedSection& section : record.sections) bytes.sections.push_back(section.bytes);
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, backend.FromBytes(bytes, owner));
   if (matrix->rows() != request.rows || matrix->cols() != request.cols) {
     return absl::DataLossError(absl::StrCat("has matrix '", request.name, "' of [", matrix->rows(),
                                             ", ", matrix->cols(), "], needed [", request.rows, ", ",
@@ -74,24 +60,52 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> MatrixOf(Backend& backend, const P
   return matrix;
 }
 
-absl::Status MapAll(Backend& backend, const PackedFile& file, const PackedFileKey& key,
-                    absl::Span<const MatrixRequest> requests) {
-  NIBBLE_RETURN_IF_ERROR(CheckKey(file.key(), key));
-  std::vector<std::unique_ptr<PackedMatrix>> matrices;
-  for (const MatrixRequest& request : requests) {
-    NIBBLE_ASSIGN_OR_RETURN(matrices.emplace_back(), MatrixOf(backend, file, request));
+// What is used is what was verified: a copy is compared after it was made.
+absl::Status VerifyMatrix(Backend& backend, const PackedMatrix& matrix, PackedRecord record) {
+  const PackedBytes bytes = backend.ToBytes(matrix);
+  for (size_t i = 0; i < record.sections.size(); ++i) {
+    record.sections[i].bytes = bytes.sections[i];
+    NIBBLE_RETURN_IF_ERROR(VerifySection(record, i));
   }
-  NIBBLE_RETURN_IF_ERROR(CheckContent(backend, file.records()));
+  return absl::OkStatus();
+}
+
+absl::Status LoadOne(Backend& backend, const PackedFile& file, const MatrixRequest& request,
+                     bool share, std::unique_ptr<PackedMatrix>* out) {
+  const PackedRecord* const record = file.Find(request.name);
+  if (record == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("has no matrix '", request.name, "'"));
+  }
+  NIBBLE_ASSIGN_OR_RETURN(*out,
+                          MatrixOf(backend, *record, request, share ? file.owner() : nullptr));
+  for (const PackedSection& section : record->sections) {
+    if (!share) file.Drop(section);
+  }
+  return VerifyMatrix(backend, **out, *record);
+}
+
+absl::Status LoadAll(Backend& backend, const PackedFile& file, const PackedFileKey& key,
+                     absl::Span<const MatrixRequest> requests, bool share) {
+  NIBBLE_RETURN_IF_ERROR(CheckKey(file.key(), key));
+  std::vector<std::unique_ptr<PackedMatrix>> matrices(requests.size());
+  std::vector<absl::Status> statuses(requests.size());
+  std::atomic<size_t> next{0};
+  backend.RunParts(backend.Info().num_threads, [&](int) {
+    for (size_t i = next++; i < requests.size(); i = next++) {
+      statuses[i] = LoadOne(backend, file, requests[i], share, &matrices[i]);
+    }
+  });
+  for (absl::Status& status : statuses) NIBBLE_RETURN_IF_ERROR(std::move(status));
   for (size_t i = 0; i < requests.size(); ++i) *requests[i].out = std::move(matrices[i]);
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status MapMatrices(Backend& backend, const std::string& path, const PackedFileKey& key,
-                         absl::Span<const MatrixRequest> requests) {
+absl::Status LoadPacked(Backend& backend, const std::string& path, const PackedFileKey& key,
+                        absl::Span<const MatrixRequest> requests, bool share) {
   NIBBLE_ASSIGN_OR_RETURN(const PackedFile file, PackedFile::Open(path));
-  const absl::Status status = MapAll(backend, file, key, requests);
+  const absl::Status status = LoadAll(backend, file, key, requests, share);
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }

@@ -81,6 +81,13 @@ absl::StatusOr<int64_t> MappedFile::ModifiedNs() const {
   return int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
 }
 
+void MappedFile::Drop(absl::Span<const uint8_t> bytes) const {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  (void)madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+}
+
 void MappedFile::WillNeed() const {
   (void)madvise(const_cast<uint8_t*>(bytes_.data()), bytes_.size(), MADV_WILLNEED);
 }

@@ -36,6 +36,9 @@ class MappedFile {
   absl::StatusOr<int64_t> ModifiedNs() const;
   // Asks the system to begin reading the file.
   void WillNeed() const;
+  // Gives the pages that hold `bytes` back: they stay in the page cache, and count as this
+  // process's memory only once they are touched again.
+  void Drop(absl::Span<const uint8_t> bytes) const;
 
  private:
   MappedFile(absl::Span<const uint8_t> bytes, int fd) : bytes_(bytes), fd_(fd) {}

@@ -181,6 +181,10 @@ absl::StatusOr<PackedFile> PackedFile::Open(const std::string& path) {
   return file;
 }
 
+void PackedFile::Drop(const PackedSection& section) const {
+  if (owner_ != nullptr && !section.bytes.empty()) owner_->Drop(section.bytes);
+}
+
 const PackedRecord* PackedFile::Find(absl::string_view name) const {
   const auto at = std::lower_bound(
       records_.begin(), records_.end(), name,

@@ -63,6 +63,8 @@ struct PackedRecord {
   std::vector<PackedSection> sections;
 };
 
+class MappedFile;
+
 class PackedFile {
  public:
   // Maps the file and checks all but the sections' content. NOT_FOUND, PERMISSION_DENIED;
@@ -77,6 +79,8 @@ class PackedFile {
   const PackedRecord* Find(absl::string_view name) const;  // null: absent
   // Keeps the mapping, and with it every section, for whoever holds it; null from Parse.
   std::shared_ptr<const void> owner() const { return owner_; }
+  // A section has been copied: its pages need not count as this process's memory.
+  void Drop(const PackedSection& section) const;
 
  private:
   absl::Status ReadAll(absl::Span<const uint8_t> bytes);
@@ -84,7 +88,7 @@ class PackedFile {
 
   PackedFileKey key_;
   std::vector<PackedRecord> records_;  // by name
-  std::shared_ptr<const void> owner_;
+  std::shared_ptr<const MappedFile> owner_;
 };
 
 // DATA_LOSS names the matrix whose bytes are not those that were written. Reads all of the section.
