@@ -44,7 +44,9 @@ class MailboxSink final : public TokenSink {
 };
 
 absl::StatusOr<LocalModel> Load(const GenerateFlags& flags, const Io& io) {
+  const SteadyClock clock;
   Progress progress(io.err, io.err_is_terminal, "loading", nullptr);
+  progress.QuietFor(kQuietLoading, clock);
   LoadEvents events;
   events.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
   events.note = [&io](const std::string& note) {

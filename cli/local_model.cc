@@ -60,6 +60,8 @@ absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEve
     PhaseTimer timer(events, "open");
     NIBBLE_ASSIGN_OR_RETURN(model.file, OpenFile(flags.model));
     NIBBLE_ASSIGN_OR_RETURN(model.config, ReadModelConfig(*model.file));
+    model.packed_cache = flags.packed_cache;
+    model.share_weights = flags.share_weights;
     NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateCpuBackend(flags.cpu));
   }
   PhaseTimer timer(events, "tokenizer");
@@ -81,9 +83,20 @@ absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options,
                                " MiB holds no more; raise --kv-cache-mib"));
     }
   }
+  fitting.packed_cache.share = model.share_weights;
+  fitting.packed_cache.path =
+      PackedCachePath(model.packed_cache, model.file->name(), model.backend->packed_layout().name);
   const std::unique_ptr<WeightSource> source = MakeGgufSource(*model.file);
   NIBBLE_ASSIGN_OR_RETURN(model.runner, DeviceRunner::Create(*model.backend, model.config, *source,
                                                              fitting, events.progress));
+  const MatrixReport& matrices = model.runner->matrices();
+  if (events.weights) events.weights(matrices);
+  if (events.note && !matrices.cache_unused.empty()) {
+    events.note(absl::StrCat("packed again, the cache could not be used: ", matrices.cache_unused));
+  }
+  if (events.note && !matrices.written.ok()) {
+    events.note(absl::StrCat("packed weights were not kept: ", matrices.written.message()));
+  }
   return absl::OkStatus();
 }
 

@@ -17,11 +17,15 @@
 
 namespace nibble {
 
+// Loading that takes no longer shows no progress: most of it does not (docs/benchmarks).
+inline constexpr Duration kQuietLoading = std::chrono::seconds(2);
+
 // Who wants to know how loading goes; any of them may be empty. Called on the loading thread.
 struct LoadEvents {
   std::function<void(absl::string_view phase, Duration took)>
       phase;                                                  // "open", "weights", "tokenizer"
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of weights
+  std::function<void(const MatrixReport&)> weights;           // how they came, once they are there
   std::function<void(const std::string&)> note;               // one line for people
 };
 
@@ -29,6 +33,8 @@ struct LoadEvents {
 struct LocalModel {
   std::unique_ptr<GgufFile> file;
   ModelConfig config;
+  std::string packed_cache;  // as ModelFlags has it
+  bool share_weights = false;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none
   std::unique_ptr<Backend> backend;

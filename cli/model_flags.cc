@@ -1,11 +1,24 @@
 #include "cli/model_flags.h"
 
+#include <filesystem>
+#include <system_error>
+
 namespace nibble {
 
 RunnerOptions ModelFlags::Runner() const {
   RunnerOptions options = runner;
   options.kv_cache_bytes = kv_cache_mib << 20;
   return options;
+}
+
+std::string PackedCachePath(const std::string& flag, const std::string& model,
+                            const std::string& layout) {
+  if (flag == "off" || flag.empty()) return "";
+  const std::string file = model + ".nibble-" + layout + ".packed";
+  if (flag == "auto") return file;
+  std::error_code no_error;  // a path that cannot be looked at is taken for a file's
+  if (!std::filesystem::is_directory(flag, no_error)) return flag;
+  return std::filesystem::path(flag) / std::filesystem::path(file).filename();
 }
 
 absl::Status CheckModelGiven(const std::string& path) {
@@ -22,6 +35,15 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
   AddArithmeticFlags(flags, model);
+  flags
+      .Add(
+          "--packed-cache", model.packed_cache,
+          "Keep the packed weights in a file, which the next start takes instead of packing again: "
+          "auto (beside the model), a file or a directory; off: none")
+      ->type_name("off|auto|FILE|DIR");
+  flags.Add("--share-weights", model.share_weights,
+            "Use the packed cache in place: its memory is shared by all processes that do so, and "
+            "comes in small pages, which are slower to read than a copy");
 }
 
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {

@@ -17,16 +17,25 @@ struct ModelFlags {
   CpuOptions cpu;
   RunnerOptions runner;
   int64_t kv_cache_mib = 256;
+  std::string packed_cache = "off";  // or "auto", a file, a directory
+  bool share_weights = false;
 
   // `runner` with the bytes of the cache filled in.
   RunnerOptions Runner() const;
 };
 
+// The file that --packed-cache `flag` means for a model and the name of a packed layout: none
+// (empty) for "off"; MODEL.nibble-LAYOUT.packed beside the model for "auto", in `flag` where that
+// is a directory; otherwise `flag`.
+std::string PackedCachePath(const std::string& flag, const std::string& model,
+                            const std::string& layout);
+
 // INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
 absl::Status CheckModelGiven(const std::string& path);
 
-void AddModelFlag(Flags& flags, ModelFlags& model);    // --model
-void AddDeviceFlags(Flags& flags, ModelFlags& model);  // --threads, --cpu-isa, --cpu-activations
+void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
+// --threads, --packed-cache, --share-weights and those of AddArithmeticFlags
+void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
 // --max-context, --kv-cache-mib, --block-size, --max-batch-tokens

@@ -22,8 +22,15 @@ Progress::~Progress() {
   if (terminal_ && last_percent_ >= 0) err_ << "\r\033[K" << std::flush;
 }
 
+void Progress::QuietFor(Duration delay, const Clock& clock) {
+  if (clock_ == nullptr) start_ = clock.Now();
+  clock_ = &clock;
+  quiet_until_ = clock.Now() + delay;
+}
+
 void Progress::Update(int64_t done, int64_t total) {
   if (total <= 0) return;
+  if (clock_ != nullptr && clock_->Now() < quiet_until_) return;
   const int percent = static_cast<int>(100.0 * static_cast<double>(done) / total);
   if (percent == last_percent_) return;
   if (terminal_) {

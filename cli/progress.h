@@ -18,6 +18,10 @@ class Progress {
            std::function<void(const std::string&)> log, const Clock* clock = nullptr);
   ~Progress();  // clears the bar
 
+  // From now on, says nothing until `delay` has passed on `clock`, which must outlive this: what is
+  // done sooner needs no bar. The bar then says how much time is left, too.
+  void QuietFor(Duration delay, const Clock& clock);
+
   void Update(int64_t done, int64_t total);
 
  private:
@@ -27,9 +31,10 @@ class Progress {
   bool terminal_;
   std::string what_;
   std::function<void(const std::string&)> log_;
-  const Clock* clock_;
+  const Clock* clock_;  // null: never quiet, and no time left is told
   Instant start_;
   int last_percent_ = -1;
+  Instant quiet_until_;
 };
 
 }  // namespace nibble

@@ -49,12 +49,26 @@ class Shutdown {
   std::shared_ptr<Log> log_ ABSL_GUARDED_BY(mutex_);
 };
 
+// How the weights came, and what became of the cache.
+void LogWeights(const MatrixReport& report, Log& log) {
+  log.Info("weights", {{"from", report.from_cache ? "packed cache" : "model file"},
+                       {"ms", Seconds(report.took) * 1e3},
+                       {"threads", report.threads},
+                       {"bytes", report.bytes},
+                       {"packed_cache", report.cache.empty() ? "off" : report.cache}});
+  if (!report.cache.empty() && !report.from_cache && report.written.ok()) {
+    log.Info("packed_cache_written",
+             {{"file", report.cache}, {"ms", Seconds(report.write_took) * 1e3}});
+  }
+}
+
 LoadEvents ServeLoadEvents(Server& server, Log& log, Progress& progress) {
   LoadEvents events;
   events.phase = [&server](absl::string_view phase, Duration took) {
     server.ReportStartupPhase(phase, took);
   };
   events.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  events.weights = [&log](const MatrixReport& report) { LogWeights(report, log); };
   events.note = [&log](const std::string& note) { log.Warning("note", {{"message", note}}); };
   return events;
 }
@@ -101,6 +115,8 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(LocalModel& model, const Serv
 absl::StatusOr<LocalModel> Load(const ServeFlags& flags, Server& server, Log& log, const Io& io) {
   Progress progress(io.err, io.err_is_terminal, "loading",
                     [&log](const std::string& line) { log.Info("progress", {{"message", line}}); });
+  const SteadyClock clock;
+  progress.QuietFor(kQuietLoading, clock);
   const LoadEvents events = ServeLoadEvents(server, log, progress);
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, events));
   log.Info("device", {{"chosen", model.backend->Info().why}});

@@ -1,18 +1,21 @@
 // A device that runs the ops: the CPU backend, or a CUDA device. The engine and the model know only this header.
 //
-// Threads: one thread (the engine's) calls ops, RunStep and Synchronize. Allocate and Pack are called by the loading
-// thread, before the first step. Nothing inside RunStep's body allocates or synchronises.
+// Threads: one thread (the engine's) calls ops, RunStep and Synchronize. Allocate, Pack and the other functions of
+// loading are called by the loading thread, before the first step. Nothing inside RunStep's body allocates or
+// synchronises.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "kernels/ops.h"
 #include "kernels/quant/matrix.h"
 
@@ -58,6 +61,34 @@ struct StepKey {
   int32_t num_sequences = 0;
 };
 
+// How a device lays out packed matrices, for files that keep them (engine/weights/packed_file.h): bytes written under
+// another name or version mean nothing to this one.
+struct PackedLayout {
+  std::string name;  // "cpu": a word, it becomes part of a file's name
+  uint32_t version = 0;
+};
+
+// A packed matrix as bytes: what FromBytes makes the same matrix of, in another process.
+struct PackedBytes {
+  std::string header;                               // opaque outside the backend; at most 256 bytes
+  std::vector<absl::Span<const uint8_t>> sections;  // at most 8, of the matrix's own memory; each 64-byte aligned
+};
+
+// Packs a matrix from pieces of its rows, so that no more of its canonical form than a few pieces is ever in memory.
+// The result is the one Pack gives for the whole, whatever the pieces are, their order, and the threads.
+class MatrixPacker {
+ public:
+  static constexpr int32_t kRowMultiple = 128;  // of a piece's first row, and of its rows unless it is the last
+
+  virtual ~MatrixPacker() = default;
+  // Rows first_row .. first_row + piece.rows - 1 of the matrix, all of the same columns, format and group. Any thread,
+  // several at once. Errors as Pack.
+  virtual absl::Status Add(int32_t first_row, const quant::Matrix& piece) = 0;
+  // After all rows, on one thread. Null when a piece's values needed a wider layout than those before it (f32 scales
+  // among f16 ones): then all rows must be added again, and the second time is the last.
+  virtual std::unique_ptr<PackedMatrix> Finish() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -72,6 +103,21 @@ class Backend {
 
   // INVALID_ARGUMENT for a matrix that Validate refuses; UNIMPLEMENTED names a format without a kernel.
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const quant::Matrix& matrix) = 0;
+  // The same in pieces, for a matrix of `rows` rows.
+  virtual std::unique_ptr<MatrixPacker> StartPacking(int32_t rows) = 0;
+
+  virtual PackedLayout packed_layout() const = 0;
+  // Views that live as long as `matrix`, which this backend packed. Costs nothing where weights are in RAM.
+  virtual PackedBytes ToBytes(const PackedMatrix& matrix) = 0;
+  // The matrix that `bytes` were of, under this layout: a copy of the sections without an `owner`, where weights are
+  // best read from; with one, views that keep it, where the device can read them in place. Any thread. Trusts no byte of the header: DATA_LOSS names what it claims that no matrix has. Codes and scales are
+  // not looked at: any bytes are safe there, though not meaningful. INVALID_ARGUMENT for a misaligned section.
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> FromBytes(const PackedBytes& bytes,
+                                                                  const std::shared_ptr<const void>& owner) = 0;
+
+  // Calls fn(part) for every part in 0 .. num_parts - 1 on the device's host threads, this one among them (there are
+  // Info().num_threads on the cpu backend), in no order; returns when all are done. Not within a step.
+  virtual void RunParts(int num_parts, absl::FunctionRef<void(int part)> fn) = 0;
 
   // Runs `step` now, or replays what it recorded for the same key. Exactly the ops below may be called inside.
   virtual void RunStep(StepKey key, absl::FunctionRef<void()> step) = 0;

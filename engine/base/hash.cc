@@ -6,6 +6,9 @@
 
 #include <cstring>
 
+#define XXH_INLINE_ALL  // no library to link
+#include <xxhash.h>
+
 #include "kernels/check.h"
 
 namespace nibble {
@@ -19,6 +22,10 @@ Digest Sha256(absl::Span<const uint8_t> bytes) {
   Digest digest;
   SHA256(bytes.data(), bytes.size(), digest.data());
   return digest;
+}
+
+uint64_t Checksum(absl::Span<const uint8_t> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
 }
 
 std::string Hex(const Digest& digest) {

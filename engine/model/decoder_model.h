@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/kv_cache.h"
+#include "engine/model/matrix_loader.h"
 #include "engine/model/model_config.h"
 #include "engine/model/step_input.h"
 #include "engine/model/workspace.h"
@@ -21,15 +22,19 @@ namespace nibble {
 // INVALID_ARGUMENT names the first number of the config that does not fit the others.
 absl::Status CheckConfig(const ModelConfig& config, int32_t max_context);
 
+struct LoadOptions {
+  std::function<void(int64_t done, int64_t total)> progress;  // bytes of the file; may be empty
+  PackedCache packed_cache;
+};
+
 class DecoderModel {
  public:
-  // Loads by GGUF tensor names, packs one matrix at a time, and prepares rope angles for
-  // `max_context` positions. INVALID_ARGUMENT when the config's numbers do not fit together;
-  // otherwise what the source or the backend says. `progress` (may be null) hears file bytes done
-  // and total.
+  // Loads by GGUF tensor names (matrix_loader.h: in parallel, or from a cache), and prepares rope
+  // angles for `max_context` positions. INVALID_ARGUMENT when the config's numbers do not fit
+  // together; otherwise what the source or the backend says.
   static absl::StatusOr<DecoderModel> Load(Backend& backend, const ModelConfig& config,
                                            const WeightSource& weights, int32_t max_context,
-                                           const std::function<void(int64_t, int64_t)>& progress);
+                                           const LoadOptions& options);
 
   // Runs the layers over the step's tokens: writes their k and v, leaves the last residual in
   // space.hidden.
@@ -43,6 +48,7 @@ class DecoderModel {
 
   const ModelConfig& config() const { return config_; }
   int64_t size_bytes() const { return size_bytes_; }  // weights on the device
+  const MatrixReport& matrices() const { return matrices_; }
 
  private:
   using Weight = std::unique_ptr<PackedMatrix>;
@@ -52,12 +58,14 @@ class DecoderModel {
   };
   class Loader;
 
+  std::vector<MatrixRequest> Matrices();
   void Attend(Backend& backend, const Layer& layer, const KvLayer& cache, const StepInput& input,
               const Workspace& space) const;
   void FeedForward(Backend& backend, const Layer& layer, int32_t num_tokens,
                    const Workspace& space) const;
 
   ModelConfig config_;
+  MatrixReport matrices_;
   int64_t size_bytes_ = 0;
   Weight embedding_;
   std::vector<Layer> layers_;

@@ -1,12 +1,14 @@
 // DecoderModel::Load: GGUF tensor names to packed weights.
 
-#include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/decoder_model.h"
+#include "engine/model/matrix_loader.h"
 #include "engine/model/rope_table.h"
 
 namespace nibble {
@@ -39,30 +41,11 @@ absl::Status CheckConfig(const ModelConfig& config, int32_t max_context) {
   return absl::OkStatus();
 }
 
-// Reads tensors one after another, so that memory never holds two copies of more than one of them.
+// The vectors of a model: small, kept in f32, read one after another.
 class DecoderModel::Loader {
  public:
-  Loader(Backend& backend, const WeightSource& weights,
-         const std::function<void(int64_t, int64_t)>& progress)
-      : backend_(backend), weights_(weights), progress_(progress) {
-    for (const TensorReport& tensor : weights.Report()) {
-      file_bytes_[tensor.name] = tensor.file_bytes;
-      total_bytes_ += tensor.file_bytes;
-    }
-  }
-
-  absl::Status Matrix(const std::string& name, int32_t rows, int32_t cols, Weight* out) {
-    NIBBLE_ASSIGN_OR_RETURN(const quant::Matrix matrix, weights_.LoadMatrix(name, rows, cols));
-    absl::StatusOr<Weight> packed = backend_.Pack(matrix);
-    if (!packed.ok()) {
-      return absl::Status(packed.status().code(),
-                          absl::StrCat("tensor '", name, "': ", packed.status().message()));
-    }
-    *out = *std::move(packed);
-    size_bytes_ += (*out)->size_bytes();
-    Advance(name);
-    return absl::OkStatus();
-  }
+  Loader(Backend& backend, const WeightSource& weights, LoadProgress& progress)
+      : backend_(backend), weights_(weights), progress_(progress) {}
 
   absl::Status Vector(const std::string& name, int32_t n, DeviceBuffer* out) {
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<float> values, weights_.LoadVector(name, n));
@@ -99,54 +82,61 @@ class DecoderModel::Loader {
 
  private:
   void Advance(const std::string& name) {
-    const auto found = file_bytes_.find(name);
-    if (found != file_bytes_.end()) done_bytes_ += found->second;
-    if (progress_) progress_(done_bytes_, total_bytes_);
+    progress_.Advance(progress_.FileBytes(name));
+    progress_.Tell();
   }
 
   Backend& backend_;
   const WeightSource& weights_;
-  const std::function<void(int64_t, int64_t)>& progress_;
-  std::map<std::string, int64_t> file_bytes_;
-  int64_t done_bytes_ = 0;
-  int64_t total_bytes_ = 0;
+  LoadProgress& progress_;
   int64_t size_bytes_ = 0;
 };
 
-absl::StatusOr<DecoderModel> DecoderModel::Load(
-    Backend& backend, const ModelConfig& config, const WeightSource& weights, int32_t max_context,
-    const std::function<void(int64_t, int64_t)>& progress) {
+// Every matrix of the model and where it goes, in the order of the forward pass.
+std::vector<MatrixRequest> DecoderModel::Matrices() {
+  const int32_t hidden = config_.hidden_size, ffn = config_.ffn_size;
+  const int32_t q = config_.num_heads * config_.head_dim;
+  const int32_t kv = config_.num_kv_heads * config_.head_dim;
+  std::vector<MatrixRequest> all = {{"token_embd.weight", config_.vocab_size, hidden, &embedding_}};
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    const std::string block = absl::StrCat("blk.", i, ".");
+    Layer& layer = layers_[i];
+    all.push_back({block + "attn_q.weight", q, hidden, &layer.q});
+    all.push_back({block + "attn_k.weight", kv, hidden, &layer.k});
+    all.push_back({block + "attn_v.weight", kv, hidden, &layer.v});
+    all.push_back({block + "attn_output.weight", hidden, q, &layer.o});
+    all.push_back({block + "ffn_gate.weight", ffn, hidden, &layer.gate});
+    all.push_back({block + "ffn_up.weight", ffn, hidden, &layer.up});
+    all.push_back({block + "ffn_down.weight", hidden, ffn, &layer.down});
+  }
+  if (!config_.tied_head) all.push_back({"output.weight", config_.vocab_size, hidden, &head_});
+  return all;
+}
+
+absl::StatusOr<DecoderModel> DecoderModel::Load(Backend& backend, const ModelConfig& config,
+                                                const WeightSource& weights, int32_t max_context,
+                                                const LoadOptions& options) {
   NIBBLE_RETURN_IF_ERROR(CheckConfig(config, max_context));
-  const int32_t hidden = config.hidden_size, ffn = config.ffn_size;
-  const int32_t q = config.num_heads * config.head_dim;
-  const int32_t kv = config.num_kv_heads * config.head_dim;
-  Loader load(backend, weights, progress);
+  LoadProgress progress(weights, options.progress);
   DecoderModel model;
   model.config_ = config;
-  NIBBLE_RETURN_IF_ERROR(
-      load.Matrix("token_embd.weight", config.vocab_size, hidden, &model.embedding_));
   model.layers_.resize(config.num_layers);
+  NIBBLE_ASSIGN_OR_RETURN(model.matrices_,
+                          LoadMatrices(backend, weights, model.Matrices(), options.packed_cache,
+                                       SteadyClock(), progress));
+  Loader load(backend, weights, progress);
+  const int32_t hidden = config.hidden_size;
   for (int32_t i = 0; i < config.num_layers; ++i) {
     const std::string block = absl::StrCat("blk.", i, ".");
     Layer& layer = model.layers_[i];
     NIBBLE_RETURN_IF_ERROR(load.Vector(block + "attn_norm.weight", hidden, &layer.attention_norm));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "attn_q.weight", q, hidden, &layer.q));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "attn_k.weight", kv, hidden, &layer.k));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "attn_v.weight", kv, hidden, &layer.v));
     if (config.qkv_bias) NIBBLE_RETURN_IF_ERROR(load.Biases(block, config, &layer.qkv_bias));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "attn_output.weight", hidden, q, &layer.o));
     NIBBLE_RETURN_IF_ERROR(load.Vector(block + "ffn_norm.weight", hidden, &layer.ffn_norm));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "ffn_gate.weight", ffn, hidden, &layer.gate));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "ffn_up.weight", ffn, hidden, &layer.up));
-    NIBBLE_RETURN_IF_ERROR(load.Matrix(block + "ffn_down.weight", hidden, ffn, &layer.down));
   }
   NIBBLE_RETURN_IF_ERROR(load.Vector("output_norm.weight", hidden, &model.final_norm_));
-  if (!config.tied_head) {
-    NIBBLE_RETURN_IF_ERROR(load.Matrix("output.weight", config.vocab_size, hidden, &model.head_));
-  }
   NIBBLE_RETURN_IF_ERROR(
       load.Upload(MakeRopeTable(config, max_context), "rope angles", &model.cos_sin_));
-  model.size_bytes_ = load.size_bytes();
+  model.size_bytes_ = model.matrices_.bytes + load.size_bytes();
   return model;
 }
 

@@ -64,6 +64,8 @@ class DecoderRunner : public DeviceRunner {
     return bytes;
   }
 
+  const MatrixReport& matrices() const override { return model_.matrices(); }
+
   absl::StatusOr<StepResult> Run(const Batch& batch) override {
     StepResult result;
     result.rows.resize(batch.rows.size());
@@ -178,8 +180,9 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
                                             std::min(kMaxLogitsRows, limits.max_batch_tokens)));
   NIBBLE_ASSIGN_OR_RETURN(DeviceBuffer logits_rows,
                           backend.Allocate(kMaxLogitsRows * int64_t{sizeof(int32_t)}, "row ids"));
-  NIBBLE_ASSIGN_OR_RETURN(DecoderModel model, DecoderModel::Load(backend, config, weights,
-                                                                 limits.max_context, progress));
+  const LoadOptions load{.progress = std::move(progress), .packed_cache = options.packed_cache};
+  NIBBLE_ASSIGN_OR_RETURN(DecoderModel model,
+                          DecoderModel::Load(backend, config, weights, limits.max_context, load));
   return std::make_unique<DecoderRunner>(backend, std::move(model), std::move(cache),
                                          std::move(input), std::move(space), std::move(logits_rows),
                                          limits);

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/logits_runner.h"
+#include "engine/model/matrix_loader.h"
 #include "engine/model/model_config.h"
 #include "engine/weights/weight_source.h"
 #include "kernels/backend.h"
@@ -20,6 +21,7 @@ struct RunnerOptions {
   int32_t block_size = 32;  // tokens; a power of two, 8 to 256
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
+  PackedCache packed_cache;
 };
 
 struct RunnerBytes {
@@ -30,13 +32,14 @@ struct RunnerBytes {
 
 class DeviceRunner : public LogitsRunner {
  public:
-  // Loads, converts and packs every weight (one at a time: memory never holds two copies of the
-  // model), allocates cache and workspace. `progress` (may be null) hears bytes done and total.
+  // Loads every weight (matrix_loader.h: memory never holds two copies of the model), allocates
+  // cache and workspace. `progress` (may be null) hears bytes done and total, on this thread.
   // `backend` must outlive the runner.
   static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(
       Backend& backend, const ModelConfig& config, const WeightSource& weights,
       const RunnerOptions& options, std::function<void(int64_t, int64_t)> progress);
   virtual RunnerBytes bytes() const = 0;
+  virtual const MatrixReport& matrices() const = 0;  // how they were loaded
 };
 
 }  // namespace nibble

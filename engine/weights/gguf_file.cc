@@ -109,6 +109,28 @@ absl::Span<const uint8_t> GgufFile::Data(const GgufTensor& tensor) const {
   return rep_->bytes.subspan(start, static_cast<size_t>(tensor.size_bytes));
 }
 
+absl::StatusOr<absl::Span<const uint8_t>> GgufFile::Read(const GgufTensor& tensor, int64_t offset,
+                                                         int64_t size,
+                                                         std::vector<uint8_t>& buffer) const {
+  NIBBLE_CHECK(offset >= 0 && size >= 0 && offset <= tensor.size_bytes - size);
+  const auto range = static_cast<size_t>(size);
+  if (!rep_->mapping.has_value()) return Data(tensor).subspan(static_cast<size_t>(offset), range);
+  buffer.resize(range);
+  const int64_t start = static_cast<int64_t>(rep_->data_start) + tensor.offset + offset;
+  const absl::Status status = rep_->mapping->ReadAt(start, absl::MakeSpan(buffer));
+  if (!status.ok()) return rep_->Named(status);
+  return absl::MakeConstSpan(buffer);
+}
+
+absl::Span<const uint8_t> GgufFile::Preamble() const {
+  return rep_->bytes.subspan(0, static_cast<size_t>(rep_->data_start));
+}
+
+absl::StatusOr<int64_t> GgufFile::ModifiedNs() const {
+  if (!rep_->mapping.has_value()) return 0;
+  return rep_->Named(rep_->mapping->ModifiedNs());
+}
+
 std::vector<std::string> GgufFile::Keys() const { return rep_->metadata.keys(); }
 bool GgufFile::Has(absl::string_view key) const { return rep_->metadata.Has(key); }
 std::string GgufFile::Describe(absl::string_view key) const { return rep_->metadata.Describe(key); }

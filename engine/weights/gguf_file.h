@@ -6,9 +6,11 @@
 // found and needed. Immutable after Open and safe to share.
 //
 // Memory: the mapping, plus about 200 bytes a key and a tensor (both counts are bounded); arrays
-// stay in the mapping until a getter copies them. The mapping is the file: one that is truncated or
-// rewritten in place while it is open ends the process with SIGBUS or changes weights under the
-// model. Replace model files by rename, never in place.
+// stay in the mapping until a getter copies them. Tensors are read, not mapped: a file that is
+// truncated while it loads is DATA_LOSS, and nothing of it is needed afterwards. Only the metadata
+// is the mapping: truncated to less than that between Open and the tokenizer's loading, the process
+// ends with SIGBUS. One rewritten in place while it loads gives a mixture. Replace model files by
+// rename, never in place.
 #pragma once
 
 #include <cstdint>
@@ -79,6 +81,15 @@ class GgufFile {
   const GgufTensor* Find(absl::string_view tensor_name) const;  // null: absent
   absl::Span<const uint8_t> Data(
       const GgufTensor& tensor) const;  // size_bytes of it, in the mapping
+  // Bytes offset .. offset + size - 1 of the tensor, read from the file into `buffer` (no pages of
+  // the mapping stay behind, and a file that became shorter is DATA_LOSS); a view where the file
+  // was parsed from memory. Any thread. REQUIRES: a range within the tensor.
+  absl::StatusOr<absl::Span<const uint8_t>> Read(const GgufTensor& tensor, int64_t offset,
+                                                 int64_t size, std::vector<uint8_t>& buffer) const;
+  // All before the tensors' data: metadata and the tensor table.
+  absl::Span<const uint8_t> Preamble() const;
+  // When the file was last written, in ns since 1970; 0 for one parsed from memory.
+  absl::StatusOr<int64_t> ModifiedNs() const;
 
   // Metadata. NOT_FOUND when the key is absent, DATA_LOSS "found type X, needed Y" when it is of
   // another type.

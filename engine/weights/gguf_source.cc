@@ -7,7 +7,9 @@
 #include "engine/base/status_macros.h"
 #include "engine/weights/canonical.h"
 #include "engine/weights/ggml_types.h"
+#include "engine/weights/source_identity.h"
 #include "engine/weights/weight_source.h"
+#include "kernels/check.h"
 
 namespace nibble {
 namespace {
@@ -23,11 +25,18 @@ class GgufSource final : public WeightSource {
 
   bool Has(absl::string_view name) const override { return file_.Find(name) != nullptr; }
 
-  absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
-                                           int32_t cols) const override {
+  // Blocks never straddle rows, so a range of rows is a range of bytes.
+  absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,
+                                         RowRange range) const override {
     NIBBLE_ASSIGN_OR_RETURN(const GgufTensor* tensor, FindShaped(name, {rows, cols}));
+    NIBBLE_CHECK(range.first >= 0 && range.count >= 1 && range.count <= rows - range.first);
+    const int64_t row_bytes = tensor->size_bytes / rows;
+    std::vector<uint8_t> buffer;
+    absl::StatusOr<absl::Span<const uint8_t>> bytes =
+        file_.Read(*tensor, range.first * row_bytes, range.count * row_bytes, buffer);
+    if (!bytes.ok()) return bytes.status();
     absl::StatusOr<quant::Matrix> matrix =
-        ToCanonical(static_cast<GgmlType>(tensor->ggml_type), file_.Data(*tensor), rows, cols);
+        ToCanonical(static_cast<GgmlType>(tensor->ggml_type), *bytes, range.count, cols);
     if (!matrix.ok()) return AboutTensor(name, matrix.status());
     return matrix;
   }
@@ -35,12 +44,17 @@ class GgufSource final : public WeightSource {
   absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name, int32_t n) const override {
     NIBBLE_ASSIGN_OR_RETURN(const GgufTensor* tensor, FindShaped(name, {n}));
     const auto type = static_cast<GgmlType>(tensor->ggml_type);
-    if (absl::Status status = CheckFinite(type, file_.Data(*tensor)); !status.ok())
+    std::vector<uint8_t> buffer;
+    NIBBLE_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> bytes,
+                            file_.Read(*tensor, 0, tensor->size_bytes, buffer));
+    if (absl::Status status = CheckFinite(type, bytes); !status.ok())
       return AboutTensor(name, status);
     std::vector<float> values(n);
-    DequantizeBlocks(type, file_.Data(*tensor), n, values.data());
+    DequantizeBlocks(type, bytes, n, values.data());
     return values;
   }
+
+  absl::StatusOr<SourceIdentity> Identity() const override { return IdentityOf(file_); }
 
   std::vector<TensorReport> Report() const override {
     std::vector<TensorReport> reports;

@@ -48,13 +48,48 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return ErrnoStatus(path, errno);
   absl::StatusOr<absl::Span<const uint8_t>> bytes = MapDescriptor(fd, path);
-  close(fd);  // the mapping keeps the file
-  if (!bytes.ok()) return bytes.status();
-  return MappedFile(*bytes);
+  if (bytes.ok()) return MappedFile(*bytes, fd);
+  close(fd);
+  return bytes.status();
 }
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status MappedFile::ReadAt(int64_t offset, absl::Span<uint8_t> out) const {
+  while (!out.empty()) {
+    const ssize_t n = pread(fd_, out.data(), out.size(), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::UnavailableError(absl::StrCat("reading: ", std::strerror(errno)));
+    if (n == 0) {
+      return absl::DataLossError(absl::StrCat("ends at byte ", offset, ", it had ", bytes_.size(),
+                                              " when it was opened; was it changed since?"));
+    }
+    offset += n;
+    out.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> MappedFile::ModifiedNs() const {
+  struct stat info;
+  if (fstat(fd_, &info) != 0) {
+    return absl::UnavailableError(absl::StrCat("fstat: ", std::strerror(errno)));
+  }
+  return int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+}
+
+void MappedFile::Drop(absl::Span<const uint8_t> bytes) const {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  (void)madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+}
+
+void MappedFile::WillNeed() const {
+  (void)madvise(const_cast<uint8_t*>(bytes_.data()), bytes_.size(), MADV_WILLNEED);
 }
 
 }  // namespace nibble

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/weights/gguf_file.h"
+#include "engine/weights/source_identity.h"
 #include "kernels/quant/matrix.h"
 
 namespace nibble {
@@ -26,18 +27,31 @@ struct TensorReport {
   bool converted = false;       // wider than in the file: no kernel of its own
 };
 
+struct RowRange {
+  int32_t first = 0;
+  int32_t count = 0;
+};
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual bool Has(absl::string_view name) const = 0;
-  // Matrix `name`, which must be [rows, cols]. NOT_FOUND, or INVALID_ARGUMENT "found [..], needed
-  // [..]"; DATA_LOSS for a NaN or infinite scale. Reads each byte once.
-  virtual absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
-                                                   int32_t cols) const = 0;
+  // Rows of matrix `name`, which must be [rows, cols], as a matrix of their own. NOT_FOUND, or
+  // INVALID_ARGUMENT "found [..], needed [..]"; DATA_LOSS for a NaN or infinite scale, or a file
+  // that became shorter. Reads each byte once. Any thread. REQUIRES: a range within `rows`.
+  virtual absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,
+                                                 RowRange range) const = 0;
+  // All of it.
+  absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
+                                           int32_t cols) const {
+    return LoadRows(name, rows, cols, {0, rows});
+  }
   // Vector `name` of n elements, dequantized to f32.
   virtual absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name,
                                                         int32_t n) const = 0;
   virtual std::vector<TensorReport> Report() const = 0;
+  // Tells this checkpoint from every other, and from itself once it is changed.
+  virtual absl::StatusOr<SourceIdentity> Identity() const = 0;
 };
 
 // `file` must outlive the source.

@@ -20,6 +20,8 @@
 #include "kernels/cpu/attention_plan.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/matrix_packer.h"
+#include "kernels/cpu/packed_bytes.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/thread_pool.h"
@@ -107,6 +109,20 @@ class CpuBackend : public Backend {
   }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const quant::Matrix& matrix) override {
     return PackCpu(matrix, &weight_memory_);
+  }
+  std::unique_ptr<MatrixPacker> StartPacking(int32_t rows) override {
+    return std::make_unique<cpu::CpuMatrixPacker>(rows, &weight_memory_);
+  }
+  PackedLayout packed_layout() const override {
+    return {.name = "cpu", .version = cpu::kPackedLayoutVersion};
+  }
+  PackedBytes ToBytes(const PackedMatrix& matrix) override { return cpu::BytesOf(matrix); }
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> FromBytes(
+      const PackedBytes& bytes, const std::shared_ptr<const void>& owner) override {
+    return cpu::MatrixOf(bytes, owner, &weight_memory_);
+  }
+  void RunParts(int num_parts, absl::FunctionRef<void(int)> fn) override {
+    pool_.Run(num_parts, fn);
   }
 
   void RunStep(StepKey, absl::FunctionRef<void()> step) override { step(); }

@@ -45,6 +45,32 @@ CpuMatrix::CpuMatrix(const Shape& shape, WeightMemory* memory)
       codes_(AllocateFrom(memory, num_blocks() * block_code_bytes_)),
       scales_(AllocateFrom(memory, num_blocks() * block_scale_bytes_)) {}
 
+// The layout only reads them: no borrowed byte is written.
+CpuMatrix::CpuMatrix(const Shape& shape, absl::Span<const absl::Span<const uint8_t>> sections,
+                     const std::shared_ptr<const void>& owner)
+    : shape_(shape),
+      block_code_bytes_(BlockCodeBytes(shape)),
+      block_scale_bytes_(BlockScaleBytes(shape)),
+      codes_(owner, const_cast<uint8_t*>(sections[0].data())),
+      scales_(owner, const_cast<uint8_t*>(sections[1].data())) {}
+
+std::array<int64_t, CpuMatrix::kNumSections> CpuMatrix::SectionBytes(const Shape& shape) {
+  const int64_t blocks = (int64_t{shape.rows} + kBlockRows - 1) / kBlockRows;
+  return {blocks * BlockCodeBytes(shape), blocks * BlockScaleBytes(shape)};
+}
+
+std::array<absl::Span<uint8_t>, CpuMatrix::kNumSections> CpuMatrix::sections() {
+  const auto bytes = SectionBytes(shape_);
+  return {absl::MakeSpan(codes_.get(), static_cast<size_t>(bytes[0])),
+          absl::MakeSpan(scales_.get(), static_cast<size_t>(bytes[1]))};
+}
+
+std::array<absl::Span<const uint8_t>, CpuMatrix::kNumSections> CpuMatrix::sections() const {
+  const auto bytes = SectionBytes(shape_);
+  return {absl::MakeConstSpan(codes_.get(), static_cast<size_t>(bytes[0])),
+          absl::MakeConstSpan(scales_.get(), static_cast<size_t>(bytes[1]))};
+}
+
 WeightBlock CpuMatrix::block(int32_t index) const {
   return {.codes = codes_.get() + index * block_code_bytes_,
           .scales = scales_.get() + index * block_scale_bytes_,
@@ -113,26 +139,37 @@ bool OffsetsAreMinusEightScales(const quant::Matrix& matrix) {
   return true;
 }
 
-CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix) {
-  CpuMatrix::Shape shape{.rows = matrix.rows, .cols = matrix.cols};
+}  // namespace
+
+PackFacts FactsOf(const quant::Matrix& matrix) {
+  const bool fit = quant::ScalesFitF16(matrix);
+  const bool int4 = matrix.format == quant::Format::kInt4Affine;
+  return {.scales_fit_f16 = fit,
+          .offsets_are_minus_eight_scales = fit && int4 && OffsetsAreMinusEightScales(matrix)};
+}
+
+CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const PackFacts& facts) {
+  CpuMatrix::Shape shape{.rows = rows, .cols = matrix.cols};
   if (matrix.format == quant::Format::kF32 || matrix.format == quant::Format::kBf16) {
     shape.storage = matrix.format == quant::Format::kF32 ? Storage::kF32 : Storage::kBf16;
     return shape;
   }
   const bool narrow_group = matrix.group % kGroup != 0;
   shape.group = narrow_group ? 16 : matrix.group;
-  shape.scales_are_f16 = quant::ScalesFitF16(matrix);
+  shape.scales_are_f16 = facts.scales_fit_f16;
   shape.has_offsets = !matrix.offsets.empty();
   shape.storage = Storage::kInt8;
   shape.zero_point = kInt8ZeroPoint;
   if (matrix.format == quant::Format::kInt4Affine && !narrow_group) {
     shape.storage = Storage::kInt4;
-    const bool fold = shape.scales_are_f16 && OffsetsAreMinusEightScales(matrix);
+    const bool fold = facts.offsets_are_minus_eight_scales;
     shape.zero_point = fold ? kInt4ZeroPoint : 0;
     shape.has_offsets = shape.has_offsets && !fold;
   }
   return shape;
 }
+
+namespace {
 
 void PackFloats(const quant::Matrix& matrix, CpuMatrix& packed) {
   const int size = matrix.format == quant::Format::kF32 ? 4 : 2;
@@ -202,11 +239,10 @@ void PackScales(const quant::Matrix& matrix, CpuMatrix& packed) {
 }
 
 }  // namespace
-}  // namespace cpu
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
-                                                      cpu::WeightMemory* memory) {
-  if (absl::Status status = quant::Validate(matrix); !status.ok()) return status;
+absl::StatusOr<std::unique_ptr<CpuMatrix>> PackWithFacts(const quant::Matrix& matrix,
+                                                         const PackFacts& facts,
+                                                         WeightMemory* memory) {
   if (matrix.format == quant::Format::kLut4 || matrix.format == quant::Format::kFp8) {
     return absl::UnimplementedError(absl::StrCat("the cpu backend has no kernel for the format ",
                                                  quant::FormatName(matrix.format),
@@ -214,23 +250,31 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matri
   }
   const bool is_float =
       matrix.format == quant::Format::kF32 || matrix.format == quant::Format::kBf16;
-  if (!is_float && matrix.cols % cpu::kGroup != 0) {
+  if (!is_float && matrix.cols % kGroup != 0) {
     return absl::UnimplementedError(absl::StrCat(
         "the cpu backend's ", quant::FormatName(matrix.format), " kernel: the matrix has ",
-        matrix.cols, " columns, needs a multiple of ", cpu::kGroup, "; store it as bf16"));
+        matrix.cols, " columns, needs a multiple of ", kGroup, "; store it as bf16"));
   }
-  auto packed = std::make_unique<cpu::CpuMatrix>(cpu::ChooseShape(matrix), memory);
+  auto packed = std::make_unique<CpuMatrix>(ChooseShape(matrix, matrix.rows, facts), memory);
   if (is_float) {
-    cpu::PackFloats(matrix, *packed);
+    PackFloats(matrix, *packed);
   } else {
-    if (packed->shape().storage == cpu::Storage::kInt4) {
-      cpu::PackInt4Codes(matrix, *packed);
+    if (packed->shape().storage == Storage::kInt4) {
+      PackInt4Codes(matrix, *packed);
     } else {
-      cpu::PackInt8Codes(matrix, *packed);
+      PackInt8Codes(matrix, *packed);
     }
-    cpu::PackScales(matrix, *packed);
+    PackScales(matrix, *packed);
   }
   return packed;
+}
+
+}  // namespace cpu
+
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
+                                                      cpu::WeightMemory* memory) {
+  if (absl::Status status = quant::Validate(matrix); !status.ok()) return status;
+  return cpu::PackWithFacts(matrix, cpu::FactsOf(matrix), memory);
 }
 
 }  // namespace nibble

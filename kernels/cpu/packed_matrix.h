@@ -17,12 +17,17 @@
 // Bytes: int4 with groups of 32 is 4.5 bits a weight (5 with offsets), int8 8.5.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/weight_memory.h"
 #include "kernels/ops.h"
+#include "kernels/quant/matrix.h"
 
 namespace nibble::cpu {
 
@@ -50,6 +55,26 @@ constexpr int64_t ScaleAt(int32_t row, int32_t group, int32_t groups, bool has_o
   return index * kBlockRows * (has_offsets ? 2 : 1) + row % kBlockRows;
 }
 
+// Part of the name of every file that holds packed bytes. One more with every change to the layout,
+// to Shape, to its header (packed_bytes.h), or to what ChooseShape chooses: packed_bytes_test has a
+// digest that notices.
+inline constexpr uint32_t kPackedLayoutVersion = 1;
+
+// What the values of a matrix let its layout leave out. Of a matrix in pieces, what all of them
+// let it.
+struct PackFacts {
+  bool scales_fit_f16 = true;                  // offsets too
+  bool offsets_are_minus_eight_scales = true;  // of int4, and those fit: Q4_0
+
+  PackFacts operator&(const PackFacts& other) const {
+    return {.scales_fit_f16 = scales_fit_f16 && other.scales_fit_f16,
+            .offsets_are_minus_eight_scales =
+                offsets_are_minus_eight_scales && other.offsets_are_minus_eight_scales};
+  }
+  bool operator==(const PackFacts&) const = default;
+};
+PackFacts FactsOf(const quant::Matrix& matrix);  // REQUIRES: one that Validate accepts
+
 class CpuMatrix final : public PackedMatrix {
  public:
   struct Shape {
@@ -60,10 +85,22 @@ class CpuMatrix final : public PackedMatrix {
     Storage storage = Storage::kF32;
     bool scales_are_f16 = false;
     bool has_offsets = false;
+
+    bool operator==(const Shape&) const = default;
   };
 
   // Zeros, cut from `memory`, or pieces of their own where that is null.
   CpuMatrix(const Shape& shape, WeightMemory* memory);
+  // Over sections that `owner` keeps, of SectionBytes(shape) each and 64-byte aligned.
+  CpuMatrix(const Shape& shape, absl::Span<const absl::Span<const uint8_t>> sections,
+            const std::shared_ptr<const void>& owner);
+
+  // Codes, then scales. Row blocks follow each other in both: the sections of a matrix are those of
+  // its pieces (of whole row blocks, packed with the same facts) one after another.
+  static constexpr int kNumSections = 2;
+  static std::array<int64_t, kNumSections> SectionBytes(const Shape& shape);
+  std::array<absl::Span<uint8_t>, kNumSections> sections();  // for the packer
+  std::array<absl::Span<const uint8_t>, kNumSections> sections() const;
 
   int32_t rows() const override { return shape_.rows; }
   int32_t cols() const override { return shape_.cols; }
@@ -94,5 +131,12 @@ class CpuMatrix final : public PackedMatrix {
   AlignedBytes codes_;
   AlignedBytes scales_;
 };
+
+// The layout of a matrix of `rows` rows that `matrix` is, or is a piece of.
+CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const PackFacts& facts);
+// PackCpu (linear.h) under facts that hold for `matrix`. REQUIRES: one that Validate accepts.
+absl::StatusOr<std::unique_ptr<CpuMatrix>> PackWithFacts(const quant::Matrix& matrix,
+                                                         const PackFacts& facts,
+                                                         WeightMemory* memory);
 
 }  // namespace nibble::cpu

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <map>
+#include <vector>
 
 namespace nibble {
 namespace {
@@ -47,6 +49,16 @@ TEST(ModelFlagsTest, TheCacheIsGivenInMebibytes) {
   EXPECT_EQ(flags.Runner().kv_cache_bytes, 3 << 20);
 }
 
+TEST(PackedCachePathTest, IsNothingAFileBesideTheModelInAFolderOrAsNamed) {
+  EXPECT_EQ(PackedCachePath("off", "models/m.gguf", "cpu"), "");
+  EXPECT_EQ(PackedCachePath("", "models/m.gguf", "cpu"), "");
+  EXPECT_EQ(PackedCachePath("auto", "models/m.gguf", "cpu"), "models/m.gguf.nibble-cpu.packed");
+  EXPECT_EQ(PackedCachePath("/no/such/x.packed", "models/m.gguf", "cpu"), "/no/such/x.packed");
+  const std::string folder = ::testing::TempDir();
+  EXPECT_EQ(PackedCachePath(folder, "models/m.gguf", "cpu"),
+            std::filesystem::path(folder) / "m.gguf.nibble-cpu.packed");
+}
+
 TEST(LoadLocalModelTest, WithoutAFileItSaysHowToGetOne) {
   const absl::StatusOr<LocalModel> model = LoadLocalModel(ModelFlags{}, {});
   EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
@@ -85,6 +97,24 @@ TEST_F(RealModelTest, LoadsEveryPartAndTellsHowItGoes) {
   EXPECT_NE(note.find("--kv-cache-mib"), std::string::npos) << note;
   EXPECT_LT(model->runner->limits().max_context, model->config.context_length);
   EXPECT_EQ(model->tokenizer->vocab_size(), model->config.vocab_size);
+}
+
+TEST_F(RealModelTest, ThePackedCacheIsWrittenOnceThenMappedAndNeverInTheWay) {
+  const std::string folder = ::testing::TempDir() + "/packed_cache_test";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directory(folder);
+  flags_.packed_cache = folder;
+  std::vector<bool> from_cache;
+  std::vector<std::string> notes;
+  LoadEvents events;
+  events.weights = [&](const MatrixReport& report) { from_cache.push_back(report.from_cache); };
+  events.note = [&](const std::string& note) { notes.push_back(note); };
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(LoadLocalModel(flags_, events).ok());
+  EXPECT_EQ(from_cache, (std::vector<bool>{false, true}));
+  flags_.packed_cache = "/no/such/folder/x.packed";
+  ASSERT_TRUE(LoadLocalModel(flags_, events).ok());
+  EXPECT_NE(notes.back().find("packed weights were not kept: "), std::string::npos);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(RealModelTest, AContextTheCacheCannotHoldIsRefusedWhenItWasAskedFor) {

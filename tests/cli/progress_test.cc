@@ -52,6 +52,22 @@ TEST(ProgressTest, WithAClockTheBarSaysHowMuchTimeIsLeft) {
   EXPECT_NE(shown(1000, 1000, seconds(9)).find(" 100%, 0 s left"), std::string::npos);
 }
 
+TEST(ProgressTest, WhatIsDoneSoonShowsNothing) {
+  std::ostringstream err;
+  FakeClock clock;
+  {
+    Progress progress(err, true, "loading", nullptr);
+    progress.QuietFor(std::chrono::seconds(2), clock);
+    progress.Update(1, 4);
+    clock.Advance(std::chrono::milliseconds(1999));
+    progress.Update(2, 4);
+    EXPECT_EQ(err.str(), "");
+    clock.Advance(std::chrono::milliseconds(1));
+    progress.Update(3, 4);
+    EXPECT_NE(err.str().find("75%"), std::string::npos);
+  }
+}
+
 TEST(ProgressTest, NothingToDoIsNoDivisionByZero) {
   std::ostringstream err;
   Progress progress(err, true, "loading", nullptr);

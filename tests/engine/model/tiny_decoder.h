@@ -58,15 +58,17 @@ class TinyWeights : public WeightSource {
   void Remove(const std::string& name) { entries_.erase(name); }
 
   bool Has(absl::string_view name) const override { return entries_.count(std::string(name)) > 0; }
-  absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
-                                           int32_t cols) const override {
+  absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,
+                                         RowRange range) const override {
     const auto found = entries_.find(std::string(name));
     if (found == entries_.end()) return absl::NotFoundError(absl::StrCat("no tensor '", name, "'"));
     if (found->second.rows != rows || found->second.cols != cols) {
       return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' has another shape"));
     }
-    return found->second.matrix;
+    return Slice(found->second.matrix, range);
   }
+  absl::StatusOr<SourceIdentity> Identity() const override { return identity; }
+  SourceIdentity identity;  // as a test likes it
   absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name, int32_t n) const override {
     const auto found = entries_.find(std::string(name));
     if (found == entries_.end()) return absl::NotFoundError(absl::StrCat("no tensor '", name, "'"));
@@ -84,6 +86,17 @@ class TinyWeights : public WeightSource {
   }
 
  private:
+  static quant::Matrix Slice(quant::Matrix matrix, RowRange range) {
+    const auto cut = [&](auto& all) {
+      const size_t row = all.size() / matrix.rows;
+      all = {all.begin() + row * range.first, all.begin() + row * (range.first + range.count)};
+    };
+    cut(matrix.codes);
+    cut(matrix.scales);
+    cut(matrix.offsets);
+    matrix.rows = range.count;
+    return matrix;
+  }
   std::vector<float> Draw(size_t n, float mean, float deviation) {
     std::normal_distribution<float> normal(mean, deviation);
     std::vector<float> values(n);

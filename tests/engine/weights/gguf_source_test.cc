@@ -1,3 +1,7 @@
+#include <unistd.h>
+
+#include <tuple>
+
 #include "absl/strings/str_cat.h"
 #include "engine/weights/ggml_types.h"
 #include "engine/weights/weight_source.h"
@@ -41,6 +45,38 @@ TEST_F(GgufSourceTest, LoadsAMatrixOfTheShapeThatWasAskedFor) {
   EXPECT_EQ(matrix->rows, 3);
   EXPECT_EQ(matrix->cols, 64);
   EXPECT_TRUE(quant::Validate(*matrix).ok());
+}
+
+// Bits of a range are those of the whole: a matrix may be loaded in pieces.
+TEST_F(GgufSourceTest, RowsAreThoseOfTheWholeMatrix) {
+  for (const auto& [name, rows, cols] : {std::tuple("q4", 3, 64), std::tuple("q6", 2, 256)}) {
+    const quant::Matrix whole = source_->LoadMatrix(name, rows, cols).value();
+    quant::Matrix joined = source_->LoadRows(name, rows, cols, {0, 1}).value();
+    const quant::Matrix rest = source_->LoadRows(name, rows, cols, {1, rows - 1}).value();
+    EXPECT_TRUE(quant::Validate(rest).ok());
+    joined.codes.insert(joined.codes.end(), rest.codes.begin(), rest.codes.end());
+    joined.scales.insert(joined.scales.end(), rest.scales.begin(), rest.scales.end());
+    joined.offsets.insert(joined.offsets.end(), rest.offsets.begin(), rest.offsets.end());
+    EXPECT_EQ(joined.codes, whole.codes);
+    EXPECT_EQ(joined.scales, whole.scales);
+    EXPECT_EQ(joined.offsets, whole.offsets);
+  }
+}
+
+// A download that is restarted in place truncates the file under its readers: no signal, a Status.
+TEST_F(GgufSourceTest, AFileTruncatedAfterItWasOpenedIsDataLoss) {
+  const std::string path = testing::WriteTempFile("truncated.gguf", bytes_);
+  const GgufFile file = GgufFile::Open(path).value();
+  const std::unique_ptr<WeightSource> source = MakeGgufSource(file);
+  ASSERT_TRUE(source->LoadMatrix("q6", 2, 256).ok());
+  const auto start = static_cast<off_t>(file.Preamble().size());
+  ASSERT_EQ(truncate(path.c_str(), start + 10), 0);
+  for (const absl::Status& status :
+       {source->LoadMatrix("q4", 3, 64).status(), source->LoadMatrix("q6", 2, 256).status(),
+        source->LoadVector("norm", 5).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("was it changed since?"));
+  }
 }
 
 TEST_F(GgufSourceTest, LoadsAVectorInF32WhateverItIsStoredIn) {
