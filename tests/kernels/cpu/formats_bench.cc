@@ -31,16 +31,30 @@ quant::Matrix MatrixOf(RandomSpec spec, bool odd) {
   return quant::RandomMatrix(spec, 1);
 }
 
-void Run(benchmark::State& state, const RandomSpec& spec, bool odd) {
+// The copies of the matrix that is being timed; one matrix after another, as packing takes longer
+// than timing.
+struct Copies {
+  std::string name;
+  quant::Matrix matrix;
+  std::vector<std::unique_ptr<PackedMatrix>> weights;
+
+  void Prepare(const std::string& wanted, const RandomSpec& spec, bool odd) {
+    if (name == wanted) return;
+    name = wanted;
+    matrix = MatrixOf(spec, odd);
+    weights.clear();
+    cpu::WeightMemory memory;
+    for (int64_t bytes = 0; bytes < kBytesInTurn; bytes += weights.back()->size_bytes()) {
+      weights.push_back(std::move(PackCpu(matrix, &memory).value()));
+    }
+  }
+};
+
+void Run(benchmark::State& state, const Copies& copies) {
   const auto isa = static_cast<CpuIsa>(state.range(1));
   if (!ChooseIsa(isa).ok()) return state.SkipWithError("this machine lacks the isa");
-  const quant::Matrix matrix = MatrixOf(spec, odd);
-  std::vector<std::unique_ptr<PackedMatrix>> weights;
-  int64_t bytes_in_turn = 0;
-  while (bytes_in_turn < kBytesInTurn) {
-    weights.push_back(std::move(PackCpu(matrix).value()));
-    bytes_in_turn += weights.back()->size_bytes();
-  }
+  const quant::Matrix& matrix = copies.matrix;
+  const auto& weights = copies.weights;
   const auto rows = static_cast<int32_t>(state.range(0));
   std::vector<float> x(static_cast<size_t>(rows) * matrix.cols);
   std::vector<float> y(static_cast<size_t>(rows) * matrix.rows);
@@ -96,13 +110,16 @@ bool FitsOddShape(const RandomSpec& spec) {
   return !is_k_quant && (any_group || kOddCols % spec.group == 0);
 }
 
-void RegisterAll() {
+void RegisterAll(Copies& copies) {
   for (const Named& format : kFormats) {
     for (const bool odd : {false, true}) {
       if (odd && !FitsOddShape(format.spec)) continue;
+      const std::string name = std::string(format.name) + (odd ? "/odd" : "");
       auto* bench = benchmark::RegisterBenchmark(
-          (std::string(format.name) + (odd ? "/odd" : "")).c_str(),
-          [spec = format.spec, odd](benchmark::State& state) { Run(state, spec, odd); });
+          name.c_str(), [&copies, name, spec = format.spec, odd](benchmark::State& state) {
+            copies.Prepare(name, spec, odd);
+            Run(state, copies);
+          });
       for (const CpuIsa isa : {CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
         for (const int rows : {1, 8, 64}) bench->Args({rows, static_cast<int>(isa)});
       }
@@ -115,7 +132,8 @@ void RegisterAll() {
 }  // namespace nibble
 
 int main(int argc, char** argv) {
-  nibble::RegisterAll();
+  nibble::Copies copies;
+  nibble::RegisterAll(copies);
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
 }
