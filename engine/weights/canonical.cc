@@ -18,6 +18,7 @@ struct Place {
   uint8_t* codes = nullptr;
   float* scales = nullptr;
   float* offsets = nullptr;
+  uint8_t* sub_scales = nullptr;
 };
 
 // Files pair element j with j + distance in a byte; canonical pairs 2i with 2i + 1.
@@ -43,24 +44,23 @@ void PlaceQ4_1(const uint8_t* block, const Place& to) {
   PairNibbles(block + 4, 4, 16, to.codes + 8);
 }
 
-// Q5_0 stores q - 16, Q5_1 q itself.
-void PlaceFiveBits(const uint8_t* qs, uint32_t high, int bias, uint8_t* codes) {
+void PlaceFiveBits(const uint8_t* qs, uint32_t high, uint8_t* codes) {
   for (int j = 0; j < 16; ++j) {
-    codes[j] = static_cast<uint8_t>((qs[j] & 15) + static_cast<int>((high >> j & 1) << 4) - bias);
-    codes[j + 16] =
-        static_cast<uint8_t>((qs[j] >> 4) + static_cast<int>((high >> (j + 16) & 1) << 4) - bias);
+    codes[j] = static_cast<uint8_t>((qs[j] & 15) | (high >> j & 1) << 4);
+    codes[j + 16] = static_cast<uint8_t>(qs[j] >> 4 | (high >> (j + 16) & 1) << 4);
   }
 }
 
 void PlaceQ5_0(const uint8_t* block, const Place& to) {
   *to.scales = LoadF16(block);
-  PlaceFiveBits(block + 6, LoadU32(block + 2), 16, to.codes);
+  *to.offsets = -16.0f * *to.scales;
+  PlaceFiveBits(block + 6, LoadU32(block + 2), to.codes);
 }
 
 void PlaceQ5_1(const uint8_t* block, const Place& to) {
   *to.scales = LoadF16(block);
   *to.offsets = LoadF16(block + 2);
-  PlaceFiveBits(block + 8, LoadU32(block + 4), 0, to.codes);
+  PlaceFiveBits(block + 8, LoadU32(block + 4), to.codes);
 }
 
 void PlaceQ8_0(const uint8_t* block, const Place& to) {
@@ -69,12 +69,12 @@ void PlaceQ8_0(const uint8_t* block, const Place& to) {
 }
 
 void PlaceSubScales(const uint8_t* block, const Place& to) {
-  const float d = LoadF16(block);
-  const float dmin = LoadF16(block + 2);
+  *to.scales = LoadF16(block);
+  *to.offsets = -LoadF16(block + 2);
   for (int sub = 0; sub < 8; ++sub) {
     const SixBitPair pair = UnpackSixBitPair(block + 4, sub);
-    to.scales[sub] = d * static_cast<float>(pair.scale);
-    to.offsets[sub] = -(dmin * static_cast<float>(pair.min));
+    to.sub_scales[2 * sub] = pair.scale;
+    to.sub_scales[2 * sub + 1] = pair.min;
   }
 }
 
@@ -83,6 +83,18 @@ void PlaceQ4_K(const uint8_t* block, const Place& to) {
   for (int sub = 0; sub < 8; ++sub) {
     PairNibbles(block + 16 + (sub / 2) * 32, 4 * (sub % 2), 32, to.codes + sub * 16);
   }
+}
+
+void PlaceIq4Nl(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block);
+  PairNibbles(block + 2, 0, 16, to.codes);
+  PairNibbles(block + 2, 4, 16, to.codes + 8);
+}
+
+void PlaceMxfp4(const uint8_t* block, const Place& to) {
+  *to.scales = Mxfp4Scale(block[0]);
+  PairNibbles(block + 1, 0, 16, to.codes);
+  PairNibbles(block + 1, 4, 16, to.codes + 8);
 }
 
 void PlaceQ5_K(const uint8_t* block, const Place& to) {
@@ -98,10 +110,8 @@ void PlaceQ5_K(const uint8_t* block, const Place& to) {
 }
 
 void PlaceQ6_K(const uint8_t* block, const Place& to) {
-  const float d = LoadF16(block + 208);
-  for (int g = 0; g < 16; ++g) {
-    to.scales[g] = d * static_cast<float>(static_cast<int8_t>(block[192 + g]));
-  }
+  *to.scales = LoadF16(block + 208);
+  std::memcpy(to.sub_scales, block + 192, 16);
   for (int n = 0; n < 256; ++n) {  // element n is in half n / 128, row (n / 32) % 4 of it
     const int half = n / 128, row = n / 32 % 4, l = n % 32;
     const int low = block[half * 64 + (row % 2) * 32 + l] >> (4 * (row / 2)) & 15;
@@ -128,26 +138,50 @@ void PlaceBlock(GgmlType type, const uint8_t* block, const Place& to) {
       return PlaceQ5_K(block, to);
     case GgmlType::kQ6_K:
       return PlaceQ6_K(block, to);
+    case GgmlType::kIQ4_NL:
+      return PlaceIq4Nl(block, to);
+    case GgmlType::kMXFP4:
+      return PlaceMxfp4(block, to);
     default:
       NIBBLE_CHECK(!"a quantized type");
   }
 }
 
+bool TwoCodesAByte(Format format) {
+  return format == Format::kInt4Affine || format == Format::kLut4 || format == Format::kQ4K;
+}
+
+// Of 256 columns.
+int SubScalesOf(Format format) {
+  if (format == Format::kQ4K || format == Format::kQ5K)
+    return 2 * quant::kSuperBlock / quant::kQ4KSubBlock;
+  return format == Format::kQ6K ? quant::kSuperBlock / quant::kQ6KSubBlock : 0;
+}
+
 void PlaceAll(GgmlType type, absl::Span<const uint8_t> bytes, const CanonicalForm& form,
               Matrix& matrix) {
   const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
-  const int64_t num_elements = int64_t{matrix.rows} * matrix.cols;
-  const int64_t codes_a_block =
-      form.format == Format::kInt4Affine ? info.block_elements / 2 : info.block_elements;
+  const int64_t num_blocks = int64_t{matrix.rows} * matrix.cols / info.block_elements;
+  const int64_t codes_a_block = info.block_elements / (TwoCodesAByte(form.format) ? 2 : 1);
   const int64_t groups_a_block = info.block_elements / form.group;
-  matrix.codes.resize(num_elements / info.block_elements * codes_a_block);
-  matrix.scales.resize(num_elements / form.group);
-  if (form.offsets) matrix.offsets.resize(num_elements / form.group);
-  for (int64_t b = 0; b < num_elements / info.block_elements; ++b) {
+  const int64_t sub_scales_a_block = SubScalesOf(form.format);
+  matrix.codes.resize(num_blocks * codes_a_block);
+  matrix.scales.resize(num_blocks * groups_a_block);
+  if (form.offsets) matrix.offsets.resize(num_blocks * groups_a_block);
+  matrix.sub_scales.resize(num_blocks * sub_scales_a_block);
+  for (int64_t b = 0; b < num_blocks; ++b) {
     PlaceBlock(type, bytes.data() + b * info.block_bytes,
                {.codes = matrix.codes.data() + b * codes_a_block,
                 .scales = matrix.scales.data() + b * groups_a_block,
-                .offsets = form.offsets ? matrix.offsets.data() + b * groups_a_block : nullptr});
+                .offsets = form.offsets ? matrix.offsets.data() + b * groups_a_block : nullptr,
+                .sub_scales = matrix.sub_scales.data() + b * sub_scales_a_block});
+  }
+}
+
+void SetTable(GgmlType type, Matrix& matrix) {
+  const int8_t* values = CodeValues(type);
+  for (int i = 0; i < 16 && values != nullptr; ++i) {
+    matrix.table[i] = static_cast<float>(values[i]);
   }
 }
 
@@ -163,21 +197,30 @@ std::optional<CanonicalForm> CanonicalFormOf(GgmlType type) {
       return CanonicalForm{.format = Format::kBf16};
     case GgmlType::kQ4_0:
     case GgmlType::kQ4_1:
-      return CanonicalForm{
-          .format = Format::kInt4Affine, .group = 32, .offsets = true, .f16_scales = true};
+      return CanonicalForm{.format = Format::kInt4Affine,
+                           .group = 32,
+                           .offsets = true,
+                           .scale_bytes = 2,
+                           .zero_point = type == GgmlType::kQ4_0};
     case GgmlType::kQ4_K:
-      return CanonicalForm{.format = Format::kInt4Affine, .group = 32, .offsets = true};
+      return CanonicalForm{.format = Format::kQ4K, .group = 256, .offsets = true, .scale_bytes = 2};
     case GgmlType::kQ5_0:
-      return CanonicalForm{.format = Format::kInt8, .group = 32, .f16_scales = true, .wider = true};
     case GgmlType::kQ5_1:
-      return CanonicalForm{
-          .format = Format::kInt8, .group = 32, .offsets = true, .f16_scales = true, .wider = true};
+      return CanonicalForm{.format = Format::kInt5Affine,
+                           .group = 32,
+                           .offsets = true,
+                           .scale_bytes = 2,
+                           .zero_point = type == GgmlType::kQ5_0};
     case GgmlType::kQ8_0:
-      return CanonicalForm{.format = Format::kInt8, .group = 32, .f16_scales = true};
+      return CanonicalForm{.format = Format::kInt8, .group = 32, .scale_bytes = 2};
     case GgmlType::kQ5_K:
-      return CanonicalForm{.format = Format::kInt8, .group = 32, .offsets = true, .wider = true};
+      return CanonicalForm{.format = Format::kQ5K, .group = 256, .offsets = true, .scale_bytes = 2};
     case GgmlType::kQ6_K:
-      return CanonicalForm{.format = Format::kInt8, .group = 16, .wider = true};
+      return CanonicalForm{.format = Format::kQ6K, .group = 256, .scale_bytes = 2};
+    case GgmlType::kIQ4_NL:
+      return CanonicalForm{.format = Format::kLut4, .group = 32, .scale_bytes = 2};
+    case GgmlType::kMXFP4:
+      return CanonicalForm{.format = Format::kLut4, .group = 32, .scale_bytes = 1};
     default:
       return std::nullopt;
   }
@@ -185,7 +228,8 @@ std::optional<CanonicalForm> CanonicalFormOf(GgmlType type) {
 
 std::string CanonicalName(const CanonicalForm& form) {
   const absl::string_view name = quant::FormatName(form.format);
-  return form.group == 0 ? std::string(name) : absl::StrCat(name, " g", form.group);
+  const bool says_it = form.group == 0 || SubScalesOf(form.format) != 0;
+  return says_it ? std::string(name) : absl::StrCat(name, " g", form.group);
 }
 
 int64_t CanonicalBytes(const CanonicalForm& form, int64_t num_elements) {
@@ -194,12 +238,19 @@ int64_t CanonicalBytes(const CanonicalForm& form, int64_t num_elements) {
       return num_elements * 4;
     case Format::kBf16:
       return num_elements * 2;
+    case Format::kQ4K:
+      return num_elements / quant::kSuperBlock * 144;
+    case Format::kQ5K:
+      return num_elements / quant::kSuperBlock * 176;
+    case Format::kQ6K:
+      return num_elements / quant::kSuperBlock * 210;
     default:
       break;
   }
-  const int64_t codes = form.format == Format::kInt4Affine ? num_elements / 2 : num_elements;
-  const int64_t scale_bytes = (form.f16_scales ? 2 : 4) * (form.offsets ? 2 : 1);
-  return codes + num_elements / form.group * scale_bytes;
+  int64_t codes = TwoCodesAByte(form.format) ? num_elements / 2 : num_elements;
+  if (form.format == Format::kInt5Affine) codes = num_elements / 8 * 5;
+  return codes +
+         num_elements / form.group * form.scale_bytes * (form.offsets && !form.zero_point ? 2 : 1);
 }
 
 absl::StatusOr<Matrix> ToCanonical(GgmlType type, absl::Span<const uint8_t> bytes, int32_t rows,
@@ -214,6 +265,7 @@ absl::StatusOr<Matrix> ToCanonical(GgmlType type, absl::Span<const uint8_t> byte
   matrix.group = form->group;
   if (form->group != 0) {
     PlaceAll(type, bytes, *form, matrix);
+    SetTable(type, matrix);
   } else if (form->wider) {  // F16
     const int64_t n = int64_t{rows} * cols;
     std::vector<float> values(n);

@@ -4,11 +4,14 @@
 //   file type          canonical       scale, offset of a group
 //   Q4_0               int4-affine g32 d, -8 d
 //   Q4_1               int4-affine g32 d, m
-//   Q4_K               int4-affine g32 d * sc, -(dmin * m)
-//   Q5_0, Q8_0         int8 g32        d
-//   Q5_1               int8 g32        d, m
-//   Q5_K               int8 g32        d * sc, -(dmin * m)
-//   Q6_K               int8 g16        d * sc
+//   Q4_K               q4_k            d, -dmin; sub-scales sc, m
+//   IQ4_NL             lut4 g32        d
+//   MXFP4              lut4 g32        2^(e - 128), the table doubled
+//   Q5_0               int5-affine g32 d, -16 d
+//   Q5_1               int5-affine g32 d, m
+//   Q5_K               q5_k            d, -dmin; sub-scales sc, m
+//   Q8_0               int8 g32        d
+//   Q6_K               q6_k            d; sub-scales sc
 //   F16                f32             (not every f16 is a bf16)
 //   BF16, F32          the same
 #pragma once
@@ -28,7 +31,8 @@ struct CanonicalForm {
   quant::Format format = quant::Format::kF32;
   int32_t group = 0;  // 0: no scales
   bool offsets = false;
-  bool f16_scales = false;  // every scale and offset is one by construction
+  int scale_bytes = 4;      // of a scale, and of an offset, by construction: 2 is f16, 1 e8m0
+  bool zero_point = false;  // the offsets are one multiple of the scales: a device keeps none
   bool wider = false;  // codes are wider than in the file: there is no kernel for the file's own
 };
 
@@ -37,7 +41,7 @@ std::optional<CanonicalForm> CanonicalFormOf(GgmlType type);
 
 std::string CanonicalName(const CanonicalForm& form);  // "int8 g16", "f32"
 
-// Bytes of codes, scales and offsets on a device: scales are 2 bytes where f16 holds them, else 4.
+// Bytes of codes, scales and offsets on a device, whose scales are as narrow as is exact.
 int64_t CanonicalBytes(const CanonicalForm& form, int64_t num_elements);
 
 // The matrix [rows, cols] whose blocks are `bytes`. DATA_LOSS as CheckFinite. About 1 ns an

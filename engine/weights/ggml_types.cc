@@ -32,16 +32,21 @@ constexpr TypeRow kTypes[] = {
     {14, "Q6_K", 256, 210, true},    {15, "Q8_K", 256, 292, false},
     {16, "IQ2_XXS", 256, 66, false}, {17, "IQ2_XS", 256, 74, false},
     {18, "IQ3_XXS", 256, 98, false}, {19, "IQ1_S", 256, 50, false},
-    {20, "IQ4_NL", 32, 18, false},   {21, "IQ3_S", 256, 110, false},
+    {20, "IQ4_NL", 32, 18, true},    {21, "IQ3_S", 256, 110, false},
     {22, "IQ2_S", 256, 82, false},   {23, "IQ4_XS", 256, 136, false},
     {24, "I8", 1, 1, false},         {25, "I16", 1, 2, false},
     {26, "I32", 1, 4, false},        {27, "I64", 1, 8, false},
     {28, "F64", 1, 8, false},        {29, "IQ1_M", 256, 56, false},
     {30, "BF16", 1, 2, true},        {34, "TQ1_0", 256, 54, false},
-    {35, "TQ2_0", 256, 66, false},   {39, "MXFP4", 32, 17, false},
+    {35, "TQ2_0", 256, 66, false},   {39, "MXFP4", 32, 17, true},
     {40, "NVFP4", 64, 36, false},    {41, "Q1_0", 128, 18, false},
     {42, "Q2_0", 64, 18, false},
 };
+
+constexpr int8_t kIq4NlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+// e2m1, times two.
+constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 uint16_t LoadU16(const uint8_t* bytes) {
   uint16_t value;
@@ -139,6 +144,10 @@ void BlockQ6_K(const uint8_t* block, float* out) {
   }
 }
 
+void BlockOfValues(const int8_t (&values)[16], float scale, const uint8_t* qs, float* out) {
+  for (int j = 0; j < 32; ++j) out[j] = scale * static_cast<float>(values[Nibble32(qs, j)]);
+}
+
 void DequantizeOne(GgmlType type, const uint8_t* block, float* out) {
   switch (type) {
     case GgmlType::kF32:
@@ -166,6 +175,10 @@ void DequantizeOne(GgmlType type, const uint8_t* block, float* out) {
       return BlockQ5_K(block, out);
     case GgmlType::kQ6_K:
       return BlockQ6_K(block, out);
+    case GgmlType::kIQ4_NL:
+      return BlockOfValues(kIq4NlValues, LoadF16(block), block + 2, out);
+    case GgmlType::kMXFP4:
+      return BlockOfValues(kMxfp4Values, Mxfp4Scale(block[0]), block + 1, out);
     default:
       NIBBLE_CHECK(!"a readable type");
   }
@@ -181,6 +194,7 @@ bool ScalesFinite(GgmlType type, const uint8_t* block) {
     case GgmlType::kQ4_0:
     case GgmlType::kQ5_0:
     case GgmlType::kQ8_0:
+    case GgmlType::kIQ4_NL:
       return std::isfinite(LoadF16(block));
     case GgmlType::kQ4_1:
     case GgmlType::kQ5_1:
@@ -189,6 +203,8 @@ bool ScalesFinite(GgmlType type, const uint8_t* block) {
       return std::isfinite(LoadF16(block)) && std::isfinite(LoadF16(block + 2));
     case GgmlType::kQ6_K:
       return std::isfinite(LoadF16(block + 208));
+    case GgmlType::kMXFP4:
+      return block[0] <= kMaxMxfp4Exponent;
     default:
       NIBBLE_CHECK(!"a readable type");
       return false;
@@ -205,6 +221,13 @@ GgmlTypeInfo TypeInfo(int32_t ggml_type) {
   }
   return {absl::StrCat("type ", ggml_type), 0, 0, false};
 }
+
+const int8_t* CodeValues(GgmlType type) {
+  if (type == GgmlType::kIQ4_NL) return kIq4NlValues;
+  return type == GgmlType::kMXFP4 ? kMxfp4Values : nullptr;
+}
+
+float Mxfp4Scale(uint8_t exponent) { return std::ldexp(1.0f, exponent - 128); }
 
 uint32_t LoadU32(const uint8_t* bytes) {
   uint32_t value;

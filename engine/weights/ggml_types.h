@@ -30,6 +30,15 @@ struct SixBitPair {
 };
 SixBitPair UnpackSixBitPair(const uint8_t* scales, int j);
 
+// The 16 values of a code of IQ4_NL or MXFP4 (doubled there, as its scales are halved); null for
+// other types.
+const int8_t* CodeValues(GgmlType type);
+
+// 2^(exponent - 128): half of what an e8m0 byte stands for. REQUIRES exponent <= kMaxMxfp4Exponent,
+// above which 12 of it is not finite.
+float Mxfp4Scale(uint8_t exponent);
+inline constexpr uint8_t kMaxMxfp4Exponent = 252;
+
 float LoadF16(const uint8_t* bytes);     // an f16, in f32
 uint32_t LoadU32(const uint8_t* bytes);  // Q5's fifth bits: bit j belongs to element j
 

@@ -32,24 +32,47 @@ struct Avx2Ints {
   static Ints ByteOf(Ints x, int i) {
     return _mm256_and_si256(_mm256_srl_epi32(x, _mm_cvtsi32_si128(8 * i)), _mm256_set1_epi32(255));
   }
+  static Ints And(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+  static Ints Or(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+  static void StoreBytes(uint8_t* p, Ints x) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static Ints WidenU8(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Ints WidenS8(const uint8_t* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Ints RepeatBytes16(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Ints Lookup(Ints table, Ints indexes) { return _mm256_shuffle_epi8(table, indexes); }
   static Ints AddInts(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
   static Ints SubInts(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
   template <int kBits>
   static Ints ShiftLeft(Ints x) {
     return _mm256_slli_epi32(x, kBits);
   }
+  template <int kBits>
+  static Ints ShiftRight(Ints x) {
+    return _mm256_srli_epi32(x, kBits);
+  }
+  static Floats AsFloats(Ints x) { return _mm256_castsi256_ps(x); }
   // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
   static Ints AddPairs(Ints words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
-  // Eight-bit codes: |w| is the unsigned operand and takes w's sign from the activation. A pair of
-  // products is at most 2 * 128 * 127, which 16 bits just hold. The zero point of 128 is undone on
-  // the way.
+  // Codes of up to 127: a pair of products is at most 2 * 127 * 127. Eight-bit codes: |w| is the
+  // unsigned operand and takes w's sign from the activation, at most 2 * 128 * 127, which 16 bits
+  // just hold; the zero point of 128 is undone on the way.
   template <int kLimit>
   struct Dot {
     using Sum = Ints;
     static Sum Begin(Ints init) { return init; }
     static Sum Zero() { return ZeroInts(); }
     static Sum Add(Sum sum, Ints codes, const uint8_t* x) {
+      if constexpr (kLimit <= 127) {
+        return AddInts(sum, AddPairs(_mm256_maddubs_epi16(codes, BroadcastInt(x))));
+      }
       const Ints w = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
       const Ints signed_x = _mm256_sign_epi8(BroadcastInt(x), w);
       return AddInts(sum, AddPairs(_mm256_maddubs_epi16(_mm256_abs_epi8(w), signed_x)));
@@ -69,6 +92,23 @@ struct Avx2Ints {
   static Floats LoadBf16(const uint8_t* p) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static Floats LoadE4m3(const uint8_t* p) {
+    const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(-0x4001)));
+  }
+  static Floats LoadE5m2(const uint8_t* p) {
+    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_cvtph_ps(_mm_slli_epi16(wide, 8));
+  }
+  struct Table16 {
+    Floats low, high;
+  };
+  static Table16 LoadTable16(const float* p) { return {LoadFloats(p), LoadFloats(p + 8)}; }
+  static Floats Lookup16(Table16 table, Ints indexes) {  // bit 3 selects the half
+    const Floats low = _mm256_permutevar8x32_ps(table.low, indexes);
+    const Floats high = _mm256_permutevar8x32_ps(table.high, indexes);
+    return _mm256_blendv_ps(low, high, AsFloats(_mm256_slli_epi32(indexes, 28)));
   }
   static void StoreFloats(float* p, Floats x) { _mm256_storeu_ps(p, x); }
   static Floats ToFloats(Ints x) { return _mm256_cvtepi32_ps(x); }

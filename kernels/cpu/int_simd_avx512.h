@@ -35,12 +35,32 @@ struct Avx512VnniInts {
   static Ints ByteOf(Ints x, int i) {  // byte i of each lane, widened
     return _mm512_and_si512(_mm512_srl_epi32(x, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255));
   }
+  static Ints And(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+  static Ints Or(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+  static void StoreBytes(uint8_t* p, Ints x) { _mm512_store_si512(p, x); }  // aligned
+  static Ints WidenU8(const uint8_t* p) {  // kLanes bytes to kLanes lanes
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Ints WidenS8(const uint8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Ints RepeatBytes16(const uint8_t* p) {  // 16 bytes, again and again
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Byte i of the result is byte indexes[i] of what RepeatBytes16 repeated; indexes are 0 .. 15.
+  static Ints Lookup(Ints table, Ints indexes) { return _mm512_shuffle_epi8(table, indexes); }
   static Ints AddInts(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
   static Ints SubInts(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
   template <int kBits>
   static Ints ShiftLeft(Ints x) {
     return _mm512_slli_epi32(x, kBits);
   }
+
+  template <int kBits>
+  static Ints ShiftRight(Ints x) {  // zeros come in
+    return _mm512_srli_epi32(x, kBits);
+  }
+  static Floats AsFloats(Ints x) { return _mm512_castsi512_ps(x); }
 
   // Sums of unsigned codes of at most kLimit times signed bytes. Begin(init) .. Add .. End(sum,
   // init) is init + all products; Zero() .. Add .. End(sum, 0) a second chain.
@@ -67,6 +87,21 @@ struct Avx512VnniInts {
   static Floats LoadBf16(const uint8_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  // kLanes e4m3 codes, each 2^-8 of its value: the bits fit an f16, whose exponent bias is 8 more.
+  static Floats LoadE4m3(const uint8_t* p) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i f16 = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(-0x4001));
+    return _mm512_cvtph_ps(f16);
+  }
+  static Floats LoadE5m2(const uint8_t* p) {  // the upper halves of f16s
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_cvtph_ps(_mm256_slli_epi16(wide, 8));
+  }
+  using Table16 = __m512;  // 16 floats, looked up by lanes of 0 .. 15
+  static Table16 LoadTable16(const float* p) { return _mm512_loadu_ps(p); }
+  static Floats Lookup16(Table16 table, Ints indexes) {
+    return _mm512_permutexvar_ps(indexes, table);
   }
   static void StoreFloats(float* p, Floats x) { _mm512_storeu_ps(p, x); }
   static Floats ToFloats(Ints x) { return _mm512_cvtepi32_ps(x); }

@@ -1,10 +1,10 @@
 // The linear op and the embedding op of the CPU backend, over weights packed once at load.
 //
-//   y = x W^T + bias.  With CpuActivations::kInt8 and an int4 or int8 weight, each row of x is
-//   first quantized to int8 in groups of 32 columns; integer dot products are
+//   y = x W^T + bias.  With CpuActivations::kInt8 and a weight of an integer format, each row of x
+//   is first quantized to int8 in groups of 32 columns; integer dot products are
 //   exact, and one f32 accumulator an output takes the groups in ascending order. With kF32, and
-//   for bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
-//   quant::Matrix defines, columns in ascending order.
+//   for fp8, bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
+//   quant::Matrix defines, in an order fixed by the column.
 //
 // Batch invariance (ops.h): a row of y is the same bits whatever the number of rows, the place of
 // the row among them, and the number of threads. AVX2 and AVX-512-VNNI give the same bits as each
@@ -29,9 +29,9 @@ namespace nibble {
 
 // The private layout of the CPU backend (packed_matrix.h). It serves every ISA and both kinds of
 // activations, and as an embedding table too, so tied weights are stored once. INVALID_ARGUMENT for
-// a matrix that quant::Validate refuses; UNIMPLEMENTED names lut4, fp8, and int formats whose cols
-// are not a multiple of 32. The bytes are cut from `memory` where it is not null (weight_memory.h
-// says why a model's should be).
+// a matrix that quant::Validate refuses; UNIMPLEMENTED for integer formats (those of 4 to 8 bits
+// but fp8) whose cols are not a multiple of 32. The bytes are cut from `memory` where it is
+// not null (weight_memory.h says why a model's should be).
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
                                                       cpu::WeightMemory* memory = nullptr);
 

@@ -18,17 +18,43 @@ inline constexpr int32_t kGroup = 32;  // columns an activation scale covers
 inline constexpr int32_t kPanelCols =
     256;  // columns dequantized at a time: 16 KiB, half an L1 cache
 
-enum class Storage : uint8_t { kInt4, kInt8, kBf16, kF32 };
+// How the codes of a row block are stored: packed_matrix.h. Those before kE4m3 meet int8
+// activations.
+enum class Storage : uint8_t { kInt4, kInt5, kInt6, kInt8, kLut4, kE4m3, kE5m2, kBf16, kF32 };
+constexpr bool IsInt(Storage storage) { return storage < Storage::kE4m3; }
+
+// How its scales are. kE8m0 is the exponent byte of an f32; the k-quants' are of two levels.
+enum class ScaleType : uint8_t { kF32, kF16, kE8m0, kQ4K, kQ6K };  // Q5_K's are Q4_K's
+
+// The values of 4-bit codes. Where all are whole multiples, -127 to 127, of one power of two,
+// factor * (high[q] - 128) is values[q] exactly. Otherwise (two_planes) it takes two integer dot
+// products: factor * (256 * (high[q] - 128) + low[q] - 128) is within 1.6e-5 of the largest entry.
+struct LutTable {
+  alignas(64) float values[16] = {};
+  alignas(16) uint8_t high[16] = {};
+  alignas(16) uint8_t low[16] = {};
+  float factor = 1;  // of a tile's sums, once at the end
+  bool two_planes = false;
+};
+
+// The k-quants' scales of a super-block of 256 columns: packed_matrix.h has their layout.
+inline constexpr int32_t kQ4KScaleBytes = 256;
+inline constexpr int32_t kQ4KMinAt = 32;    // f16 -dmin[16], after d[16]
+inline constexpr int32_t kQ4KLowerAt = 64;  // nibbles of the sub-scales and mins
+inline constexpr int32_t kQ4KUpperAt = 192;
+inline constexpr int32_t kQ6KScaleBytes = 288;
+inline constexpr int32_t kQ6KSubScalesAt = 32;
 
 // One row block of a packed weight.
 struct WeightBlock {
   const uint8_t* codes = nullptr;
   const uint8_t* scales = nullptr;
+  const LutTable* lut = nullptr;  // kLut4
   int32_t cols = 0;
-  int32_t group = 0;       // columns a scale covers: 16 (int8 only) or a multiple of 32
+  int32_t group = 0;       // columns a scale covers: 16, a multiple of 32, or any for kE4m3, kE5m2
   int32_t zero_point = 0;  // value = scale * (code - zero_point) + offset; codes are unsigned
   Storage storage = Storage::kF32;
-  bool scales_are_f16 = false;
+  ScaleType scale_type = ScaleType::kF32;
   bool has_offsets = false;
 };
 
@@ -78,7 +104,8 @@ struct LinearKernels {
   // == k1 % 32.
   void (*dequantize_panel)(const WeightBlock& weight, int32_t k0, int32_t k1, float* panel);
 
-  // sums[t][16] += panel[k][16] * x[t * x_stride + k] for k ascending; 1 <= tokens <= 8.
+  // sums[t][16] += panel[k][16] * x[t * x_stride + k], in an order that tokens do not change; 1 <=
+  // tokens <= 8.
   void (*panel_tile)(const float* panel, int32_t num_cols, const float* x, int64_t x_stride,
                      int32_t tokens, float* sums);
 

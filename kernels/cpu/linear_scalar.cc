@@ -5,18 +5,10 @@
 #include <cstring>
 
 #include "kernels/cpu/linear_kernels.h"
-#include "kernels/cpu/packed_matrix.h"
-#include "kernels/half.h"
+#include "kernels/cpu/weight_element.h"
 
 namespace nibble::cpu {
 namespace {
-
-template <typename T>
-T Load(const uint8_t* bytes, int64_t index) {
-  T value;
-  std::memcpy(&value, bytes + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
-  return value;
-}
 
 template <typename T>
 void Store(uint8_t* bytes, int64_t index, T value) {
@@ -67,25 +59,12 @@ void QuantizeRow(const float* x, int32_t cols, TileLayout layout, int32_t token,
   }
 }
 
-int32_t Code(const WeightBlock& w, int32_t row, int32_t k) {
-  if (w.storage == Storage::kInt8) return w.codes[Int8CodeAt(row, k, w.cols)];
-  const uint8_t byte = w.codes[Int4CodeAt(row, k, w.cols)];
-  return Int4IsHighNibble(k) ? byte >> 4 : byte & 15;
-}
-
-float ScaleOrOffset(const WeightBlock& w, int32_t row, int32_t group, bool offset) {
-  if (offset && !w.has_offsets) return 0;
-  const int64_t at =
-      ScaleAt(row, group, w.cols / w.group, w.has_offsets) + (offset ? kBlockRows : 0);
-  return w.scales_are_f16 ? F16ToF32(Load<uint16_t>(w.scales, at)) : Load<float>(w.scales, at);
-}
-
 // sum over columns k0 .. k0 + count - 1 of (code - zero_point) * activation, exact.
 int32_t IntegerDot(const WeightBlock& w, int32_t row, int32_t k0, int32_t count,
                    const uint8_t* activations, int32_t minus_sum) {
   int32_t dot = w.zero_point * minus_sum;
   for (int32_t i = 0; i < count; ++i) {
-    dot += Code(w, row, k0 + i) * static_cast<int8_t>(activations[i]);
+    dot += WeightCode(w, row, k0 + i) * static_cast<int8_t>(activations[i]);
   }
   return dot;
 }
@@ -100,17 +79,17 @@ float Output(const WeightBlock& w, int32_t row, const uint8_t* tile, TileLayout 
     const uint8_t* group = tile + k / kGroup * layout.group_bytes();
     const int half = k % kGroup / 16;
     const bool whole = segment == kGroup;
-    const int32_t minus_sum = Load<int32_t>(
+    const int32_t minus_sum = LoadAs<int32_t>(
         group + (whole ? layout.minus_sum_at() : layout.half_minus_sum_at(half)), token);
     const float x_sum =
-        Load<float>(group + (whole ? layout.sum_at() : layout.half_sum_at(half)), token);
-    const float x_scale = Load<float>(group + layout.scale_at(), token);
+        LoadAs<float>(group + (whole ? layout.sum_at() : layout.half_sum_at(half)), token);
+    const float x_scale = LoadAs<float>(group + layout.scale_at(), token);
     const int32_t dot =
         IntegerDot(w, row, k, segment, group + token * kGroup + k % kGroup, minus_sum);
-    sum += ScaleOrOffset(w, row, k / w.group, false) * x_scale * static_cast<float>(dot);
-    if (w.has_offsets) sum += ScaleOrOffset(w, row, k / w.group, true) * x_sum;
+    sum += WeightScale(w, row, k) * x_scale * static_cast<float>(dot);
+    if (w.has_offsets) sum += WeightOffset(w, row, k) * x_sum;
   }
-  return sum;
+  return w.storage == Storage::kLut4 ? w.lut->factor * sum : sum;
 }
 
 void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
@@ -135,19 +114,9 @@ void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
   StoreTile(sums, layout.tokens, out);
 }
 
-float Weight(const WeightBlock& w, int32_t row, int32_t k) {
-  if (w.storage == Storage::kF32) return Load<float>(w.codes, FloatCodeAt(row, k, w.cols));
-  if (w.storage == Storage::kBf16) {
-    return Bf16ToF32(Load<uint16_t>(w.codes, FloatCodeAt(row, k, w.cols)));
-  }
-  const float code = static_cast<float>(Code(w, row, k) - w.zero_point);
-  const float product = ScaleOrOffset(w, row, k / w.group, false) * code;
-  return w.has_offsets ? product + ScaleOrOffset(w, row, k / w.group, true) : product;
-}
-
 void DequantizePanel(const WeightBlock& weight, int32_t k0, int32_t k1, float* panel) {
   for (int32_t k = k0; k < k1; ++k) {
-    for (int32_t row = 0; row < kBlockRows; ++row) *panel++ = Weight(weight, row, k);
+    for (int32_t row = 0; row < kBlockRows; ++row) *panel++ = WeightValue(weight, row, k);
   }
 }
 

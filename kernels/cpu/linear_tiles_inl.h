@@ -15,7 +15,7 @@
 // V, so neither the batch nor the vector width changes a bit.
 #pragma once
 
-#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/linear_scales_inl.h"
 
 namespace nibble::cpu {
 namespace {
@@ -23,7 +23,6 @@ namespace {
 // Far enough for DRAM latency at the speed one core streams, near enough to stay in the L1 cache.
 // Asked for at every tile: a line that is there already costs next to nothing.
 constexpr int kPrefetchBytes = 4096;
-constexpr int kPrefetchScaleBytes = 1024;
 
 [[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes) {
   for (int i = 0; i < bytes; i += 64) __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
@@ -62,80 +61,31 @@ struct StripTokens {
   [[gnu::always_inline]] void NextGroup() { group += At().group_bytes(); }
 };
 
-// Reads kLanes of the 16 scales of a group, and as many of its 16 offsets, one group after another.
-template <class V>
-struct ScaleReader {
-  const uint8_t* at;
-  bool is_f16;
-
-  ScaleReader(const WeightBlock& weight, int64_t first, int row0)
-      : at(weight.scales + (first + row0) * (weight.scales_are_f16 ? 2 : 4)),
-        is_f16(weight.scales_are_f16) {}
-
-  [[gnu::always_inline]] typename V::Floats Next() {
-    const uint8_t* p = at;
-    __builtin_prefetch(p + kPrefetchScaleBytes, 0, 3);
-    at += kBlockRows * (is_f16 ? 2 : 4);
-    return is_f16 ? V::LoadF16(p) : V::LoadFloats(p);
-  }
-};
-
-// --- how 32 columns of a format become unsigned bytes: ForEach(codes, f) calls f(w, column) with w
-// holding columns column .. column + 3 of kLanes features. kLimit bounds the codes, so that a
-// policy without a 32-bit dot product knows how many it may add in 16 bits.
-
-template <class V>
-struct Int4Chunk {
-  static constexpr int kBytes = 256;
-  static constexpr int kLimit = 15;
-  template <class F>
-  [[gnu::always_inline]] static void ForEach(const uint8_t* codes, F&& f) {
-    for (int j = 0; j < 4; ++j) {
-      const typename V::Ints both = V::LoadBytes(codes + 64 * j);
-      f(V::LowNibbles(both), 4 * j);
-      f(V::HighNibbles(both), 16 + 4 * j);
-    }
-  }
-};
-
-template <class V>
-struct Int8Chunk {
-  static constexpr int kBytes = 512;
-  static constexpr int kLimit = 255;
-  template <class F>
-  [[gnu::always_inline]] static void ForEach(const uint8_t* codes, F&& f) {
-    for (int j = 0; j < 8; ++j) f(V::LoadBytes(codes + 64 * j), 4 * j);
-  }
-};
-
-// Half of the above: 16 columns.
-template <class V>
-struct Int8HalfChunk {
-  static constexpr int kBytes = 256;
-  static constexpr int kLimit = 255;
-  template <class F>
-  [[gnu::always_inline]] static void ForEach(const uint8_t* codes, F&& f) {
-    for (int j = 0; j < 4; ++j) f(V::LoadBytes(codes + 64 * j), 4 * j);
-  }
-};
+// Which columns of a chunk: all 32, or a half.
+inline constexpr int kWholeChunk = -1;
 
 // dots[t] += chunk . activations; `codes_of(t)` are the activations of the chunk's first column.
 // Few tokens need several chains to hide the latency of one: integer sums do not care.
-template <class V, class Chunk, int T, class CodesOf>
-[[gnu::always_inline]] inline void DotChunk(const uint8_t* codes, CodesOf&& codes_of,
-                                            typename V::Ints (&dots)[T]) {
+template <class V, int kHalf, int T, class Chunk, class CodesOf>
+[[gnu::always_inline]] inline void AddDots(const Chunk& chunk, const uint8_t* codes,
+                                           CodesOf&& codes_of, typename V::Ints (&dots)[T]) {
   using Dot = typename V::template Dot<Chunk::kLimit>;
   constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
   typename Dot::Sum sums[T][kChains];
   for (int t = 0; t < T; ++t) {
     for (int c = 0; c < kChains; ++c) sums[t][c] = c == 0 ? Dot::Begin(dots[t]) : Dot::Zero();
   }
-  Chunk::ForEach(codes, [&](typename V::Ints w, int column) __attribute__((always_inline)) {
+  const auto add = [&](typename V::Ints w, int column) __attribute__((always_inline)) {
     for (int t = 0; t < T; ++t) {
       auto& sum = sums[t][column / 4 % kChains];
       sum = Dot::Add(sum, w, codes_of(t) + column);
     }
-  });
+  };
+  if constexpr (kHalf == kWholeChunk) {
+    chunk.ForEach(codes, add);
+  } else {
+    chunk.template ForHalf<kHalf>(codes, add);
+  }
   for (int t = 0; t < T; ++t) {
     typename V::Ints dot = Dot::End(sums[t][0], dots[t]);
     for (int c = 1; c < kChains; ++c) dot = V::AddInts(dot, Dot::End(sums[t][c], V::ZeroInts()));
@@ -152,6 +102,25 @@ template <class V, class Chunk, int kZeroShift>
   return V::template ShiftLeft<kZeroShift>(V::BroadcastInt(minus_sum));
 }
 
+// dots[t] = sum of (code - zero point) * activation over the chunk's columns, exactly. Of a chunk
+// in two planes, 256 * the upper one's + the lower one's.
+template <class V, int kHalf, int kZeroShift, int T, class Chunk, class CodesOf, class MinusSumOf>
+[[gnu::always_inline]] inline void Dots(const Chunk& chunk, const uint8_t* codes,
+                                        CodesOf&& codes_of, MinusSumOf&& minus_sum_of,
+                                        typename V::Ints (&dots)[T]) {
+  if constexpr (requires { chunk.low; }) {
+    Dots<V, kHalf, kZeroShift, T>(chunk.high, codes, codes_of, minus_sum_of, dots);
+    for (int t = 0; t < T; ++t) {
+      const auto zero = ZeroTerm<V, LutPlane<V>, kZeroShift>(minus_sum_of(t));
+      dots[t] = V::AddInts(V::template ShiftLeft<8>(dots[t]), zero);
+    }
+    AddDots<V, kHalf, T>(chunk.low, codes, codes_of, dots);
+  } else {
+    for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, kZeroShift>(minus_sum_of(t));
+    AddDots<V, kHalf, T>(chunk, codes, codes_of, dots);
+  }
+}
+
 template <class V, int T>
 [[gnu::always_inline]] inline void StoreStrip(const typename V::Floats (&sums)[T], int first,
                                               int row0, const OutputTile& out) {
@@ -162,84 +131,134 @@ template <class V, int T>
   }
 }
 
+// A table's common factor, once for all of a strip.
+template <class V, int T>
+[[gnu::always_inline]] inline void FinishStrip(typename V::Floats (&sums)[T],
+                                               const WeightBlock& weight, int first, int row0,
+                                               const OutputTile& out) {
+  if (weight.lut != nullptr) {
+    const typename V::Floats factor = V::SetFloat(weight.lut->factor);
+    for (int t = 0; t < T; ++t) sums[t] = V::Mul(sums[t], factor);
+  }
+  StoreStrip<V, T>(sums, first, row0, out);
+}
+
 // Groups that are a multiple of 32. kZeroShift: log2 of the zero point, 0 for none.
-template <class V, class Chunk, int T, bool kOffsets, int kZeroShift>
+template <class V, class Chunk, class Scales, int T, int kZeroShift>
 void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layout, int first,
                 int row0, const OutputTile& out) {
   const int32_t chunks_per_scale = weight.group / kGroup;
   const uint8_t* codes = weight.codes + 4 * row0;
-  ScaleReader<V> reader(weight, 0, row0);
+  const Chunk chunk(weight);
+  Scales scales(weight, row0);
   StripTokens<V, T, false> x{tile, layout, first};
   typename V::Floats sums[T];
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
   // A tile with halves has longer groups; everything before them lies the same.
   const int32_t group_bytes = layout.group_bytes();
   for (int32_t k = 0; k < weight.cols; k += weight.group) {
-    const typename V::Floats scale = reader.Next();
-    const typename V::Floats offset = kOffsets ? reader.Next() : V::ZeroFloats();
+    const ScalePair<V> group = scales.Next();
     for (int32_t c = 0; c < chunks_per_scale; ++c) {
       PrefetchCodes(codes, Chunk::kBytes);
       typename V::Ints dots[T];
-      for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, kZeroShift>(x.MinusSum(t));
-      DotChunk<V, Chunk, T>(codes, [&](int t) { return x.Codes(t); }, dots);
+      Dots<V, kWholeChunk, kZeroShift, T>(
+          chunk, codes, [&](int t) { return x.Codes(t); }, [&](int t) { return x.MinusSum(t); },
+          dots);
       for (int t = 0; t < T; ++t) {
-        const typename V::Floats both = V::Mul(scale, V::BroadcastFloat(x.Scale(t)));
+        const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
         sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
-        if constexpr (kOffsets) sums[t] = V::Fma(offset, V::BroadcastFloat(x.Sum(t)), sums[t]);
+        if constexpr (Scales::kOffsets) {
+          sums[t] = V::Fma(group.offset, V::BroadcastFloat(x.Sum(t)), sums[t]);
+        }
       }
       codes += Chunk::kBytes;
       x.group += group_bytes;
     }
   }
-  StoreStrip<V, T>(sums, first, row0, out);
+  FinishStrip<V, T>(sums, weight, first, row0, out);
 }
 
-// int8 with a scale every 16 columns: as above, a half at a time.
-template <class V, int T, bool kOffsets>
+// A scale every 16 columns: as above, a half at a time.
+template <class V, class Chunk, class Scales, int T, int kZeroShift>
 void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layout, int first,
                     int row0, const OutputTile& out) {
-  using Chunk = Int8HalfChunk<V>;
   const uint8_t* codes = weight.codes + 4 * row0;
-  ScaleReader<V> reader(weight, 0, row0);
+  const Chunk chunk(weight);
+  Scales scales(weight, row0);
   StripTokens<V, T, true> x{tile, layout, first};
   typename V::Floats sums[T];
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
-  for (int32_t k = 0; k < weight.cols; k += kGroup, x.NextGroup()) {
-    for (int half = 0; half < 2; ++half) {
-      const typename V::Floats scale = reader.Next();
-      const typename V::Floats offset = kOffsets ? reader.Next() : V::ZeroFloats();
-      PrefetchCodes(codes, Chunk::kBytes);
-      typename V::Ints dots[T];
-      for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, 7>(x.HalfMinusSum(half, t));
-      DotChunk<V, Chunk, T>(codes, [&](int t) { return x.Codes(t) + 16 * half; }, dots);
-      for (int t = 0; t < T; ++t) {
-        const typename V::Floats both = V::Mul(scale, V::BroadcastFloat(x.Scale(t)));
-        sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
-        if constexpr (kOffsets) {
-          sums[t] = V::Fma(offset, V::BroadcastFloat(x.HalfSum(half, t)), sums[t]);
-        }
+  const auto add_half = [&]<int kHalf>() __attribute__((always_inline)) {
+    const ScalePair<V> group = scales.Next();
+    typename V::Ints dots[T];
+    Dots<V, kHalf, kZeroShift, T>(
+        chunk, codes, [&](int t) { return x.Codes(t); },
+        [&](int t) { return x.HalfMinusSum(kHalf, t); }, dots);
+    for (int t = 0; t < T; ++t) {
+      const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
+      sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
+      if constexpr (Scales::kOffsets) {
+        sums[t] = V::Fma(group.offset, V::BroadcastFloat(x.HalfSum(kHalf, t)), sums[t]);
       }
-      codes += Chunk::kBytes;
     }
+  };
+  for (int32_t k = 0; k < weight.cols; k += kGroup, x.NextGroup(), codes += Chunk::kBytes) {
+    PrefetchCodes(codes, Chunk::kBytes);
+    add_half.template operator()<0>();
+    add_half.template operator()<1>();
   }
-  StoreStrip<V, T>(sums, first, row0, out);
+  FinishStrip<V, T>(sums, weight, first, row0, out);
 }
 
 using StripFunction = void (*)(const WeightBlock&, const uint8_t*, TileLayout, int, int,
                                const OutputTile&);
 
+// The strip of a format whose scales are plain arrays; kZeroShift is of the case without offsets.
+template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift>
+StripFunction PlainStripFor(const WeightBlock& weight) {
+  return weight.has_offsets ? GroupStrip<V, Chunk, PlainScales<V, true>, T, kOffsetsZeroShift>
+                            : GroupStrip<V, Chunk, PlainScales<V, false>, T, kZeroShift>;
+}
+
+template <class V, int T>
+StripFunction Int4StripFor(const WeightBlock& weight) {
+  if (weight.scale_type == ScaleType::kQ4K) {
+    return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
+  }
+  return weight.zero_point == 0 ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
+                                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
+}
+
+template <class V, int T>
+StripFunction Int8StripFor(const WeightBlock& weight) {
+  if (weight.group >= kGroup) return PlainStripFor<V, Int8Chunk<V>, T, 7, 7>(weight);
+  return weight.has_offsets ? HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, true>, T, 7>
+                            : HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, false>, T, 7>;
+}
+
+// Tables have no offsets.
+template <class V, class Chunk, int T>
+StripFunction LutStripFor(const WeightBlock& weight) {
+  return weight.group < kGroup ? HalfGroupStrip<V, Chunk, PlainScales<V, false>, T, 7>
+                               : GroupStrip<V, Chunk, PlainScales<V, false>, T, 7>;
+}
+
 template <class V, int T>
 StripFunction StripFor(const WeightBlock& weight) {
-  if (weight.storage == Storage::kInt4) {
-    if (weight.has_offsets) return GroupStrip<V, Int4Chunk<V>, T, true, 0>;
-    return weight.zero_point == 8 ? GroupStrip<V, Int4Chunk<V>, T, false, 3>
-                                  : GroupStrip<V, Int4Chunk<V>, T, false, 0>;
+  switch (weight.storage) {
+    case Storage::kInt4:
+      return Int4StripFor<V, T>(weight);
+    case Storage::kInt5:
+      return weight.scale_type == ScaleType::kQ4K ? GroupStrip<V, Int5Chunk<V>, Q4KScales<V>, T, 0>
+                                                  : PlainStripFor<V, Int5Chunk<V>, T, 4, 0>(weight);
+    case Storage::kInt6:
+      return HalfGroupStrip<V, Int6Chunk<V>, Q6KScales<V>, T, 5>;
+    case Storage::kLut4:
+      return weight.lut->two_planes ? LutStripFor<V, LutPairChunk<V>, T>(weight)
+                                    : LutStripFor<V, LutChunk<V>, T>(weight);
+    default:
+      return Int8StripFor<V, T>(weight);
   }
-  if (weight.group < kGroup) {
-    return weight.has_offsets ? HalfGroupStrip<V, T, true> : HalfGroupStrip<V, T, false>;
-  }
-  return weight.has_offsets ? GroupStrip<V, Int8Chunk<V>, T, true, 7>
-                            : GroupStrip<V, Int8Chunk<V>, T, false, 7>;
 }
 
 // N tokens from `first` on, in strips of as many as the registers hold.

@@ -1,20 +1,31 @@
 // The CPU backend's weight layout, one for every instruction set.
 //
 // Rows come in blocks of 16, the last one padded with zeros. A row block holds its columns in
-// order:
-//   int4   32 columns are four 64-byte vectors. Byte 4 * row + k % 4 of vector j has column 4j + k
-//   % 4 in its low
-//          nibble and column 16 + 4j + k % 4 in its high one: a vector is the register operand of
-//          VPDPBUSD, and four consecutive int8 activations are its broadcast operand, so no
-//          shuffles are left.
-//   int8   32 columns are eight such vectors, one byte a code, stored as code + 128 (VPDPBUSD takes
-//   unsigned bytes). bf16, f32   [cols][16]
-// Scales are an array of their own, [row block][cols / group][16], f16 where that is exact and f32
-// otherwise, each 16 followed by their 16 offsets where the matrix has any. Int4 offsets of exactly
-// -8 * scale (Q4_0) become a zero point. Int scales whose group is not a multiple of 32 are
-// repeated to one every 16 columns, and int4 then widens to int8.
+// order, integers in chunks of 32 columns made of 64-byte vectors. A vector is the register operand
+// of VPDPBUSD: byte 4 * row + i has a code of column 4j + i, and four consecutive int8 activations
+// are its broadcast operand, so no shuffles are left.
+//   int4, lut4  four vectors, j = 0 .. 3: low nibbles for columns 0 .. 15, high ones for 16 .. 31
+//   int5        those four for the low bits of the codes, then one with the fifth ones:
+//               bit j belongs to columns 4j .. 4j + 3
+//   int6        those four, then two with the upper two bits: vector 4 for columns 0 .. 15,
+//               bits 2j and 2j + 1 for j, vector 5 the same for columns 16 .. 31
+//   int8        eight vectors, codes stored as code + 128 (VPDPBUSD takes unsigned bytes)
+//   e4m3, e5m2  [cols][16] bytes
+//   bf16, f32   [cols][16]
 //
-// Bytes: int4 with groups of 32 is 4.5 bits a weight (5 with offsets), int8 8.5.
+// Scales are an array of their own, [row block][cols / group][16], f16 where that is exact and f32
+// otherwise (lut4: e8m0 where all are powers of two), each 16 followed by their 16 offsets where
+// the matrix has any. Int4 offsets of exactly -8 * scale (Q4_0), and int5 ones of -16 * scale
+// (Q5_0), become a zero point. Scales whose group is not a multiple of 32 are repeated to one every
+// 16 columns. The k-quants keep what their files hold, per row block and super-block of 256
+// columns:
+//   Q4_K, Q5_K  f16 d[16], f16 -dmin[16]; for each of eight sub-blocks 16 bytes: a nibble of the
+//               scale, and above it one of the min; then 64 bytes with their upper two bits
+//   Q6_K        f16 d[16]; for each of sixteen sub-blocks 16 s8 scales
+//
+// Bits a weight: int4 with groups of 32 is 4.5 (5 with offsets), int5 one more, Q4_K 4.5, Q5_K 5.5,
+// Q6_K 6.5625, int8 8.5, MXFP4 4.25, fp8 8 and little more. Rows that do not fill their last block
+// cost as if they did.
 #pragma once
 
 #include <array>
@@ -31,45 +42,88 @@
 
 namespace nibble::cpu {
 
-// Where the code of element (row, col) is, in bytes from the start of the codes; for int4 the byte
-// that holds it.
+// Which chunk of 32 columns element (row, col) is in, and its byte of a 64-byte vector.
+constexpr int64_t ChunkAt(int32_t row, int32_t col, int32_t cols) {
+  return static_cast<int64_t>(row / kBlockRows) * (cols / 32) + col / 32;
+}
+constexpr int32_t LaneByte(int32_t row, int32_t col) { return row % kBlockRows * 4 + col % 4; }
+
+// Where the code of element (row, col) is, in bytes from the start of the codes: int4, and lut4.
 constexpr int64_t Int4CodeAt(int32_t row, int32_t col, int32_t cols) {
-  const int64_t chunk = static_cast<int64_t>(row / kBlockRows) * (cols / 32) + col / 32;
-  return (chunk * 4 + col % 16 / 4) * 64 + row % kBlockRows * 4 + col % 4;
+  return ChunkAt(row, col, cols) * 256 + col % 16 / 4 * 64 + LaneByte(row, col);
 }
 constexpr bool Int4IsHighNibble(int32_t col) { return col % 32 >= 16; }
 
+// The same for int5: the byte with the low four bits (Int4IsHighNibble says which), the byte with
+// the fifth, and by how much that is shifted in it.
+constexpr int64_t Int5LowAt(int32_t row, int32_t col, int32_t cols) {
+  return ChunkAt(row, col, cols) * 320 + col % 16 / 4 * 64 + LaneByte(row, col);
+}
+constexpr int64_t Int5HighAt(int32_t row, int32_t col, int32_t cols) {
+  return ChunkAt(row, col, cols) * 320 + 256 + LaneByte(row, col);
+}
+constexpr int Int5HighShift(int32_t col) { return col % 32 / 4; }
+
+// The same for int6: the byte with the low four bits (Int4IsHighNibble says which), the byte with
+// the upper two, and by how much those are shifted in it.
+constexpr int64_t Int6LowAt(int32_t row, int32_t col, int32_t cols) {
+  return ChunkAt(row, col, cols) * 384 + col % 16 / 4 * 64 + LaneByte(row, col);
+}
+constexpr int64_t Int6HighAt(int32_t row, int32_t col, int32_t cols) {
+  return ChunkAt(row, col, cols) * 384 + 256 + col % 32 / 16 * 64 + LaneByte(row, col);
+}
+constexpr int Int6HighShift(int32_t col) { return col % 16 / 4 * 2; }
+
 constexpr int64_t Int8CodeAt(int32_t row, int32_t col, int32_t cols) {
-  const int64_t chunk = static_cast<int64_t>(row / kBlockRows) * (cols / 32) + col / 32;
-  return (chunk * 8 + col % 32 / 4) * 64 + row % kBlockRows * 4 + col % 4;
+  return ChunkAt(row, col, cols) * 512 + col % 32 / 4 * 64 + LaneByte(row, col);
 }
 
-// In elements, for bf16 and f32.
+// In elements, for fp8, bf16 and f32.
 constexpr int64_t FloatCodeAt(int32_t row, int32_t col, int32_t cols) {
   return (static_cast<int64_t>(row / kBlockRows) * cols + col) * kBlockRows + row % kBlockRows;
 }
 
-// In elements (f16 or f32): the scale of a group; its offset, if any, is 16 further.
+// In elements (f32, f16 or e8m0): the scale of a group; its offset, if any, is 16 further.
 constexpr int64_t ScaleAt(int32_t row, int32_t group, int32_t groups, bool has_offsets) {
   const int64_t index = static_cast<int64_t>(row / kBlockRows) * groups + group;
   return index * kBlockRows * (has_offsets ? 2 : 1) + row % kBlockRows;
 }
 
+// The k-quants' scales, in bytes; `super` counts super-blocks of a row, `sub` the sub-blocks of
+// one.
+inline constexpr int32_t kSuperCols = 256;
+
+constexpr int64_t SuperAt(int32_t row, int32_t super, int32_t cols, int32_t scale_bytes) {
+  return (static_cast<int64_t>(row / kBlockRows) * (cols / kSuperCols) + super) * scale_bytes;
+}
+// From the super-block's start. d is the f16 at 2 * (row % 16) of both; -dmin is kQ4KMinAt further.
+constexpr int32_t Q4KLowAt(int32_t row, int sub) {
+  return kQ4KLowerAt + sub * 16 + row % kBlockRows;
+}
+constexpr int32_t Q4KHighAt(int32_t row, int sub) {
+  return kQ4KUpperAt + sub % 4 * 16 + row % kBlockRows;
+}
+constexpr int Q4KHighShift(int sub, bool is_min) { return sub / 4 * 4 + (is_min ? 2 : 0); }
+constexpr int32_t Q6KSubScaleAt(int32_t row, int sub) {
+  return kQ6KSubScalesAt + sub * 16 + row % kBlockRows;
+}
+
 // Part of the name of every file that holds packed bytes. One more with every change to the layout,
 // to Shape, to its header (packed_bytes.h), or to what ChooseShape chooses: packed_bytes_test has a
 // digest that notices.
-inline constexpr uint32_t kPackedLayoutVersion = 1;
+inline constexpr uint32_t kPackedLayoutVersion = 2;
 
 // What the values of a matrix let its layout leave out. Of a matrix in pieces, what all of them
 // let it.
 struct PackFacts {
-  bool scales_fit_f16 = true;                  // offsets too
-  bool offsets_are_minus_eight_scales = true;  // of int4, and those fit: Q4_0
+  bool scales_fit_f16 = true;  // offsets too
+  bool scales_fit_e8m0 = true;
+  bool offsets_are_a_zero_point = true;  // -8 scales of int4, -16 of int5, and those fit f16
 
   PackFacts operator&(const PackFacts& other) const {
     return {.scales_fit_f16 = scales_fit_f16 && other.scales_fit_f16,
-            .offsets_are_minus_eight_scales =
-                offsets_are_minus_eight_scales && other.offsets_are_minus_eight_scales};
+            .scales_fit_e8m0 = scales_fit_e8m0 && other.scales_fit_e8m0,
+            .offsets_are_a_zero_point = offsets_are_a_zero_point && other.offsets_are_a_zero_point};
   }
   bool operator==(const PackFacts&) const = default;
 };
@@ -80,12 +134,14 @@ class CpuMatrix final : public PackedMatrix {
   struct Shape {
     int32_t rows = 0;
     int32_t cols = 0;
-    int32_t group = 0;
+    int32_t group = 0;  // as WeightBlock's
     int32_t zero_point = 0;
     Storage storage = Storage::kF32;
-    bool scales_are_f16 = false;
+    ScaleType scale_type = ScaleType::kF32;
     bool has_offsets = false;
+    std::array<float, 16> table = {};  // kLut4
 
+    int32_t num_groups() const { return group == 0 ? 0 : (cols + group - 1) / group; }
     bool operator==(const Shape&) const = default;
   };
 
@@ -109,27 +165,26 @@ class CpuMatrix final : public PackedMatrix {
   }
 
   const Shape& shape() const { return shape_; }
-  bool is_int() const {
-    return shape_.storage == Storage::kInt4 || shape_.storage == Storage::kInt8;
-  }
+  bool is_int() const { return IsInt(shape_.storage); }
   int32_t num_blocks() const { return (shape_.rows + kBlockRows - 1) / kBlockRows; }
+  // Codes begin on a multiple of 64 bytes where the columns are one of 32, scales of 32.
   WeightBlock block(int32_t index) const;
 
-  // For the packer.
+  // For the packer. The index functions count from the start of all codes; scales are found by row
+  // block.
   uint8_t* codes() { return codes_.get(); }
-  uint8_t* scales() { return scales_.get(); }
+  uint8_t* block_scales(int32_t index) { return scales_.get() + index * block_scale_bytes_; }
 
   // out[cols] = row `n` in f32, exactly as quant::DequantizeRow gives it.
   void DequantizeRow(int32_t n, float* out) const;
 
  private:
-  float Scale(int64_t element) const;
-
   Shape shape_;
   int64_t block_code_bytes_ = 0;
   int64_t block_scale_bytes_ = 0;
   AlignedBytes codes_;
   AlignedBytes scales_;
+  LutTable lut_;
 };
 
 // The layout of a matrix of `rows` rows that `matrix` is, or is a piece of.

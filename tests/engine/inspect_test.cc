@@ -61,11 +61,11 @@ TEST(Inspect, BytesAndBitsAddUp) {
 TEST(Inspect, ConvertedTensorsAreMarked) {
   TinyModelOptions options;
   options.hidden = 256;
-  options.matrix_type = GgmlType::kQ6_K;
+  options.matrix_type = GgmlType::kF16;
   const InspectReport report = InspectBytes("converted.gguf", TinyModel(options).Build());
   EXPECT_TRUE(report.status.ok()) << report.status;
   for (const TensorReport& tensor : report.tensors)
-    EXPECT_EQ(tensor.converted, tensor.file_type == "Q6_K") << tensor.name;
+    EXPECT_EQ(tensor.converted, tensor.file_type == "F16") << tensor.name;
   EXPECT_GT(report.loaded_bytes, report.weights_bytes);
 }
 

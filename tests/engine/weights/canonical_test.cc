@@ -51,7 +51,7 @@ TEST_P(CanonicalOf, RandomBlocksKeepTheirValues) {
 TEST_P(CanonicalOf, ExtremeScalesKeepTheirValues) {
   const GgmlType type = GetParam().type;
   const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
-  if (info.block_elements == 1) return;  // no scales
+  if (info.block_elements == 1 || type == GgmlType::kMXFP4) return;  // no f16 scales
   for (const uint16_t half : {0x0000, 0x8000, 0x0001, 0x83FF, 0x7BFF, 0xFBFF, 0x3C01}) {
     std::vector<uint8_t> bytes = testing::RandomBlocks(type, kRows * kCols, half, 1.0f);
     const size_t field = type == GgmlType::kQ6_K ? 208 : 0;
@@ -73,13 +73,16 @@ TEST_P(CanonicalOf, FormNamesBytesAndWidthAreAsDocumented) {
   EXPECT_EQ(form->wider, GetParam().wider);
 }
 
-TEST_P(CanonicalOf, F16ScalesArePromisedExactlyWhereTheyHold) {
+TEST_P(CanonicalOf, NarrowScalesArePromisedExactlyWhereTheyHold) {
   const CanonicalForm form = *CanonicalFormOf(GetParam().type);
   if (form.group == 0) return;  // no scales
   const std::vector<uint8_t> bytes = testing::RandomBlocks(GetParam().type, kRows * kCols, 3, 0.1f);
   const absl::StatusOr<quant::Matrix> matrix = ToCanonical(GetParam().type, bytes, kRows, kCols);
   ASSERT_TRUE(matrix.ok());
-  EXPECT_EQ(quant::ScalesFitF16(*matrix), form.f16_scales);
+  EXPECT_EQ(quant::ScalesFitE8m0(*matrix), form.scale_bytes == 1);
+  if (form.scale_bytes != 1) {
+    EXPECT_EQ(quant::ScalesFitF16(*matrix), form.scale_bytes == 2);
+  }
 }
 
 TEST_P(CanonicalOf, AScaleThatIsNotFiniteIsDataLoss) {
@@ -97,21 +100,34 @@ INSTANTIATE_TEST_SUITE_P(AllTypes, CanonicalOf,
                          ::testing::Values(Case{GgmlType::kF32, "f32", 1024, false},
                                            Case{GgmlType::kF16, "f32", 1024, true},
                                            Case{GgmlType::kBF16, "bf16", 512, false},
-                                           Case{GgmlType::kQ4_0, "int4-affine g32", 160, false},
+                                           Case{GgmlType::kQ4_0, "int4-affine g32", 144, false},
                                            Case{GgmlType::kQ4_1, "int4-affine g32", 160, false},
-                                           Case{GgmlType::kQ5_0, "int8 g32", 272, true},
-                                           Case{GgmlType::kQ5_1, "int8 g32", 288, true},
+                                           Case{GgmlType::kQ5_0, "int5-affine g32", 176, false},
+                                           Case{GgmlType::kQ5_1, "int5-affine g32", 192, false},
                                            Case{GgmlType::kQ8_0, "int8 g32", 272, false},
-                                           Case{GgmlType::kQ4_K, "int4-affine g32", 192, false},
-                                           Case{GgmlType::kQ5_K, "int8 g32", 320, true},
-                                           Case{GgmlType::kQ6_K, "int8 g16", 320, true}),
+                                           Case{GgmlType::kQ4_K, "q4_k", 144, false},
+                                           Case{GgmlType::kQ5_K, "q5_k", 176, false},
+                                           Case{GgmlType::kQ6_K, "q6_k", 210, false},
+                                           Case{GgmlType::kIQ4_NL, "lut4 g32", 144, false},
+                                           Case{GgmlType::kMXFP4, "lut4 g32", 136, false}),
                          [](const auto& info) {
                            return TypeInfo(static_cast<int32_t>(info.param.type)).name;
                          });
 
+// Every exponent a file may hold, the subnormal ones too; the scale of 12 must stay finite.
+TEST(Canonical, Mxfp4ExponentsKeepTheirValues) {
+  for (int exponent = 0; exponent <= kMaxMxfp4Exponent; ++exponent) {
+    std::vector<uint8_t> bytes = testing::RandomBlocks(GgmlType::kMXFP4, kRows * kCols, 9, 0.1f);
+    for (size_t at = 0; at < bytes.size(); at += 17) bytes[at] = static_cast<uint8_t>(exponent);
+    ExpectSameValues(GgmlType::kMXFP4, bytes);
+  }
+  std::vector<uint8_t> block(17, 0x77);
+  block[0] = kMaxMxfp4Exponent + 1;
+  EXPECT_FALSE(ToCanonical(GgmlType::kMXFP4, block, 1, 32).ok());
+}
+
 TEST(Canonical, TypesThatAreNotReadableHaveNoForm) {
-  for (const GgmlType type :
-       {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kIQ4_NL, GgmlType::kIQ4_XS, GgmlType::kMXFP4}) {
+  for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kIQ4_XS}) {
     EXPECT_FALSE(CanonicalFormOf(type).has_value());
     EXPECT_FALSE(TypeInfo(static_cast<int32_t>(type)).readable);
   }

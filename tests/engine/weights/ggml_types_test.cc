@@ -16,10 +16,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr GgmlType kReadable[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16,
-                                  GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0,
-                                  GgmlType::kQ5_1, GgmlType::kQ8_0, GgmlType::kQ4_K,
-                                  GgmlType::kQ5_K, GgmlType::kQ6_K};
+constexpr GgmlType kReadable[] = {
+    GgmlType::kF32,  GgmlType::kF16,    GgmlType::kBF16, GgmlType::kQ4_0, GgmlType::kQ4_1,
+    GgmlType::kQ5_0, GgmlType::kQ5_1,   GgmlType::kQ8_0, GgmlType::kQ4_K, GgmlType::kQ5_K,
+    GgmlType::kQ6_K, GgmlType::kIQ4_NL, GgmlType::kMXFP4};
 
 void PutF16(std::vector<uint8_t>& block, size_t at, float value) {
   const uint16_t half = F32ToF16(value);
@@ -199,13 +199,34 @@ TEST(GgmlTypes, Q6_KSpreadsFourRowsOverTwoLowAndOneHighArray) {
     EXPECT_EQ(out[n], 0.5f * static_cast<float>(scale(n) * (code(n) - 32))) << n;
 }
 
+TEST(GgmlTypes, FourBitTablesAreReadThroughTheirValues) {
+  std::vector<uint8_t> nl(18), mx(17);
+  PutF16(nl, 0, 0.5f);
+  mx[0] = 129;  // e8m0 for 4, half of which is 2
+  for (int j = 0; j < 16; ++j) {
+    nl[2 + j] = static_cast<uint8_t>(j | (15 - j) << 4);
+    mx[1 + j] = static_cast<uint8_t>(j | (15 - j) << 4);
+  }
+  const std::vector<float> nl_out = Dequantized(GgmlType::kIQ4_NL, nl);
+  EXPECT_EQ(nl_out[0], -63.5f);
+  EXPECT_EQ(nl_out[15], 56.5f);
+  EXPECT_EQ(nl_out[16], 56.5f);
+  EXPECT_EQ(nl_out[31], -63.5f);
+  const std::vector<float> mx_out = Dequantized(GgmlType::kMXFP4, mx);
+  EXPECT_EQ(mx_out[1], 2.0f);  // e2m1 0.5 times 4
+  EXPECT_EQ(mx_out[7], 24.0f);
+  EXPECT_EQ(mx_out[16], -24.0f);
+  EXPECT_EQ(mx_out[30], 2.0f);
+}
+
 // The same random blocks through gguf-py's numpy code, an independent implementation: see
 // tests/oracle/dequantize.py.
 TEST(GgmlTypes, RandomBlocksGiveTheOraclesBits) {
   constexpr uint64_t kOracle[] = {0x690A317091903552, 0x08D541143A45915D, 0x0AF464E73FE2AF65,
                                   0xADE48523DA182B4B, 0x1DA5D83B9ED6DEB6, 0xE90B370CA55E2ABB,
                                   0xABC7FBE13F53A855, 0xBD1F201854E774D5, 0xFF5EF44DF5DC384A,
-                                  0x0B2FCD04318EF0B2, 0x760DC49F8B86236A};
+                                  0x0B2FCD04318EF0B2, 0x760DC49F8B86236A, 0x6A6CB05E46BE3756,
+                                  0x570EA7E69033C41C};
   for (size_t i = 0; i < std::size(kReadable); ++i) {
     const std::vector<uint8_t> bytes = testing::RandomBlocks(kReadable[i], 4096, 7, 0.75f);
     EXPECT_EQ(HashOf(Dequantized(kReadable[i], bytes)), kOracle[i])
@@ -240,6 +261,7 @@ TEST(GgmlTypes, ScalesThatAreNotFiniteAreFoundInEveryType) {
     for (const size_t field : fields) {
       for (const float bad :
            {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+        if (type == GgmlType::kMXFP4) continue;  // an exponent: Canonical, Mxfp4Exponents...
         std::vector<uint8_t> bytes = good;
         const size_t at = static_cast<size_t>(info.block_bytes) + field;  // in block 1
         const uint16_t narrow = type == GgmlType::kBF16 ? F32ToBf16(bad) : F32ToF16(bad);

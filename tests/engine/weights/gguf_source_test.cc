@@ -120,9 +120,9 @@ TEST_F(GgufSourceTest, TheReportSaysWhatIsConvertedAndWhatItCosts) {
   EXPECT_EQ(report[0].file_bytes, 120);
   EXPECT_EQ(report[0].canonical_bytes, 120) << "f16 scale and offset a group, as in the file";
   EXPECT_FALSE(report[0].converted);
-  EXPECT_EQ(report[1].canonical, "int8 g16");
-  EXPECT_EQ(report[1].canonical_bytes, 512 + 32 * 4);
-  EXPECT_TRUE(report[1].converted);
+  EXPECT_EQ(report[1].canonical, "q6_k");
+  EXPECT_EQ(report[1].canonical_bytes, report[1].file_bytes);
+  EXPECT_FALSE(report[1].converted);
   EXPECT_EQ(report[2].canonical, "f32");
   EXPECT_EQ(report[2].canonical_bytes, 20);
   EXPECT_TRUE(report[2].converted) << "an f16 vector is held in f32";

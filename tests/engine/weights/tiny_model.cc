@@ -179,6 +179,11 @@ void SetScales(GgmlType type, float scale, Random& random, uint8_t* block) {
       return StoreF16(15.5f * around / (9.2f * 32.0f), block + 2);
     case GgmlType::kQ6_K:
       return StoreF16(around / (18.0f * 74.0f), block + 208);
+    case GgmlType::kIQ4_NL:
+      return StoreF16(around / 68.0f, block);
+    case GgmlType::kMXFP4:  // the next lower power of two
+      block[0] = static_cast<uint8_t>(128 + std::ilogb(around / 5.0f));
+      return;
     default:
       FAIL() << "not a readable type";
   }

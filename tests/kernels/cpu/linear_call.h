@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/lut_table.h"
 #include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble {
@@ -22,6 +24,23 @@ inline std::vector<CpuIsa> IsasOfThisMachine() {
     if (ChooseIsa(isa).ok()) isas.push_back(isa);
   }
   return isas;
+}
+
+// Meets int8 activations under CpuActivations::kInt8.
+inline bool IsIntFormat(quant::Format format) {
+  return format != quant::Format::kFp8 && format != quant::Format::kBf16 &&
+         format != quant::Format::kF32;
+}
+
+// A table whose entries are no multiples of one power of two is read in 16 bits by the int8 path:
+// lut_table_test holds how close that is.
+inline quant::Matrix WithTableAsRead(const quant::Matrix& matrix) {
+  quant::Matrix read = matrix;
+  const cpu::LutTable lut = cpu::MakeLutTable(std::to_array(matrix.table));
+  for (int i = 0; i < 16 && lut.two_planes; ++i) {
+    read.table[i] = lut.factor * static_cast<float>(256 * (lut.high[i] - 128) + lut.low[i] - 128);
+  }
+  return read;
 }
 
 struct LinearCall {
@@ -110,10 +129,10 @@ struct LinearCall {
     sizes->assign(y.size(), 0.0);
     const std::vector<double> rounded = RoundedX();
     int32_t col = 0;
-    for (const quant::Matrix& matrix : matrices) {
-      const bool is_int =
-          matrix.format == quant::Format::kInt4Affine || matrix.format == quant::Format::kInt8;
-      const bool round = is_int && activations == CpuActivations::kInt8;
+    for (const quant::Matrix& exact : matrices) {
+      const bool round = IsIntFormat(exact.format) && activations == CpuActivations::kInt8;
+      const quant::Matrix matrix =
+          round && exact.format == quant::Format::kLut4 ? WithTableAsRead(exact) : exact;
       std::vector<float> w(cols);
       for (int32_t n = 0; n < matrix.rows; ++n, ++col) {
         quant::DequantizeRow(matrix, n, w.data());

@@ -38,6 +38,39 @@ const WeightCase kWeights[] = {
      {.format = Format::kInt8, .rows = 16, .cols = 64, .group = 16, .offsets = true}},
     {"Int8Channel",
      {.format = Format::kInt8, .rows = 31, .cols = 576, .group = 576, .f16_scales = false}},
+    {"Int4OneRow", {.rows = 1, .cols = 32, .offsets = true}},
+    {"Int4ManyRows", {.rows = 4097, .cols = 32, .offsets = true}},
+    {"Int8OneRow", {.format = Format::kInt8, .rows = 1, .cols = 32}},
+    {"Q4K", {.format = Format::kQ4K, .rows = 37, .cols = 512}},
+    {"Q4KOneRow", {.format = Format::kQ4K, .rows = 1, .cols = 256}},
+    {"Int5G32", {.format = Format::kInt5Affine, .rows = 37, .cols = 96}},
+    {"Int5G32Offsets", {.format = Format::kInt5Affine, .rows = 20, .cols = 64, .offsets = true}},
+    {"Q5K", {.format = Format::kQ5K, .rows = 37, .cols = 512}},
+    {"Q6K", {.format = Format::kQ6K, .rows = 21, .cols = 512}},
+    {"Q6KOneRow", {.format = Format::kQ6K, .rows = 1, .cols = 256}},
+    {"LutF16",
+     {.format = Format::kLut4, .rows = 37, .cols = 96, .table = RandomSpec::Table::kInteger}},
+    {"LutE8m0",
+     {.format = Format::kLut4,
+      .rows = 21,
+      .cols = 160,
+      .table = RandomSpec::Table::kHalves,
+      .e8m0_scales = true}},
+    {"LutG64F32",
+     {.format = Format::kLut4,
+      .rows = 18,
+      .cols = 192,
+      .group = 64,
+      .f16_scales = false,
+      .table = RandomSpec::Table::kInteger}},
+    {"LutTwoPlanes", {.format = Format::kLut4, .rows = 33, .cols = 128, .group = 64}},
+    {"LutTwoPlanesG16", {.format = Format::kLut4, .rows = 16, .cols = 96, .group = 16}},
+    {"Fp8Tensor", {.format = Format::kFp8, .rows = 37, .cols = 301, .group = 301, .row_group = 37}},
+    {"Fp8Channel", {.format = Format::kFp8, .rows = 16, .cols = 64, .group = 64}},
+    {"Fp8Block",
+     {.format = Format::kFp8, .rows = 130, .cols = 420, .group = 128, .row_group = 128}},
+    {"Fp8E5m2",
+     {.format = Format::kFp8, .rows = 19, .cols = 77, .group = 77, .fp8 = quant::Fp8::kE5m2}},
     {"Bf16", {.format = Format::kBf16, .rows = 19, .cols = 301, .group = 0}},
     {"F32", {.format = Format::kF32, .rows = 35, .cols = 77, .group = 0}},
     {"F32OneByOne", {.format = Format::kF32, .rows = 1, .cols = 1, .group = 0}},
@@ -160,16 +193,28 @@ TEST_P(LinearTest, AgreesWithTheScalarPath) {
   }
 }
 
+// Everything a scale multiplies stays a small whole number.
+void MakeWhole(quant::Matrix& matrix) {
+  std::fill(matrix.scales.begin(), matrix.scales.end(), 1.0f);
+  for (float& offset : matrix.offsets) offset = std::round(offset * 20);
+  const bool is_signed = matrix.format == Format::kQ6K;
+  for (uint8_t& sub : matrix.sub_scales) sub = static_cast<uint8_t>(sub % 4 - (is_signed ? 2 : 0));
+}
+
+bool IsExactInInt8(const RandomSpec& spec) {
+  if (!IsIntFormat(spec.format)) return false;
+  return spec.format != Format::kLut4 || spec.table != RandomSpec::Table::kAny;
+}
+
 // With scales of one and whole-number activations there is no rounding: every path must give the
 // integer itself.
 TEST_P(LinearTest, IntegersAreExact) {
   for (const WeightCase& weight : kWeights) {
     SCOPED_TRACE(weight.name);
+    if (!IsExactInInt8(weight.spec)) continue;
     LinearCall call;
     quant::Matrix matrix = quant::RandomMatrix(weight.spec, 15);
-    if (matrix.scales.empty()) continue;  // not an integer format
-    std::fill(matrix.scales.begin(), matrix.scales.end(), 1.0f);
-    for (float& offset : matrix.offsets) offset = std::round(offset * 20);
+    MakeWhole(matrix);
     call.AddWeight(std::move(matrix));
     call.FillX(9, 20);
     for (size_t i = 0; i < call.x.size(); ++i) {
@@ -188,12 +233,19 @@ TEST_P(LinearTest, ExtremeCodesDoNotSaturate) {
   for (const WeightCase& weight : kWeights) {
     SCOPED_TRACE(weight.name);
     for (const uint8_t code : {0x00, 0x7F, 0x80, 0xFF}) {
+      if (!IsExactInInt8(weight.spec)) continue;
       LinearCall call;
       quant::Matrix matrix = quant::RandomMatrix(weight.spec, 16);
-      if (matrix.scales.empty()) continue;  // not an integer format
-      std::fill(matrix.codes.begin(), matrix.codes.end(), code);
+      const bool six_bits = matrix.format == Format::kQ6K;
+      const bool five_bits = matrix.format == Format::kInt5Affine || matrix.format == Format::kQ5K;
+      std::fill(matrix.codes.begin(), matrix.codes.end(),
+                six_bits    ? static_cast<uint8_t>(static_cast<int8_t>(code) >> 2)
+                : five_bits ? static_cast<uint8_t>(code >> 3)
+                            : code);
       std::fill(matrix.scales.begin(), matrix.scales.end(), 1.0f);
       std::fill(matrix.offsets.begin(), matrix.offsets.end(), -1.0f);
+      std::fill(matrix.sub_scales.begin(), matrix.sub_scales.end(), 1);
+      for (int i = 0; i < 16; ++i) matrix.table[i] = i < 8 ? 127.0f : -127.0f;
       call.AddWeight(std::move(matrix));
       for (const float value : {-127.0f, 127.0f}) {
         call.FillX(3, 21);
@@ -204,6 +256,26 @@ TEST_P(LinearTest, ExtremeCodesDoNotSaturate) {
         const std::vector<float> y = call.Run(pool, isa(), activations());
         for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(y[i], expected[i]) << i;
       }
+    }
+  }
+}
+
+// The same for tables read in two planes: 16 bits of the largest entry, either sign.
+TEST_P(LinearTest, ExtremeTableEntriesDoNotSaturate) {
+  for (const float entry : {-1.0f, 1.0f}) {
+    quant::Matrix matrix =
+        quant::RandomMatrix({.format = Format::kLut4, .rows = 16, .cols = 64}, 2);
+    std::fill(matrix.scales.begin(), matrix.scales.end(), 1.0f);
+    std::fill(std::begin(matrix.table), std::end(matrix.table), entry);
+    matrix.table[3] = 0.1f;  // so that two planes are needed
+    std::fill(matrix.codes.begin(), matrix.codes.end(), 0xFF);
+    LinearCall call;
+    call.AddWeight(std::move(matrix));
+    call.FillX(3, 21);
+    std::fill(call.x.begin(), call.x.end(), 127.0f);
+    ThreadPool pool(1);
+    for (const float y : call.Run(pool, isa(), activations())) {
+      EXPECT_NEAR(y, entry * 127 * 64, 0.01);
     }
   }
 }
@@ -224,6 +296,9 @@ TEST_P(LinearIsaTest, SeveralWeightsOfDifferentFormatsInOneCall) {
     call.AddWeight(
         quant::RandomMatrix({.format = Format::kBf16, .rows = 18, .cols = 128, .group = 0}, 3));
     call.AddWeight(Q4_0(33, 128, 4));
+    call.AddWeight(quant::RandomMatrix({.format = Format::kLut4, .rows = 3, .cols = 128}, 8));
+    call.AddWeight(quant::RandomMatrix(
+        {.format = Format::kFp8, .rows = 40, .cols = 128, .group = 128, .row_group = 40}, 9));
     call.AddWeight(
         quant::RandomMatrix({.format = Format::kF32, .rows = 1, .cols = 128, .group = 0}, 5));
     call.FillX(21, 6);
@@ -239,6 +314,8 @@ TEST_P(LinearIsaTest, ManyRowsOnManyThreads) {
   LinearCall call;
   call.AddWeight(Q4_0(160, 256, 4));
   call.AddWeight(quant::RandomMatrix({.format = Format::kInt8, .rows = 50, .cols = 256}, 2));
+  call.AddWeight(quant::RandomMatrix({.format = Format::kQ4K, .rows = 33, .cols = 256}, 3));
+  call.AddWeight(quant::RandomMatrix({.format = Format::kQ6K, .rows = 20, .cols = 256}, 3));
   call.FillX(200, 6);
   std::vector<double> sizes;
   const std::vector<double> expected = call.Reference(CpuActivations::kInt8, &sizes);

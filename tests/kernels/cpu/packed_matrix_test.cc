@@ -29,6 +29,67 @@ TEST(PackedMatrixTest, Int4IndexVisitsEveryNibbleOnce) {
   EXPECT_EQ(seen.rbegin()->first, kRows * kCols / 2 - 1);
 }
 
+TEST(PackedMatrixTest, Int5IndexesVisitEveryBitOnce) {
+  std::set<std::pair<int64_t, int>> seen;  // byte and bit
+  for (int32_t n = 0; n < kRows; ++n) {
+    for (int32_t k = 0; k < kCols; ++k) {
+      for (int bit = 0; bit < 4; ++bit) {
+        seen.emplace(Int5LowAt(n, k, kCols), bit + (Int4IsHighNibble(k) ? 4 : 0));
+      }
+      seen.emplace(Int5HighAt(n, k, kCols), Int5HighShift(k));
+    }
+  }
+  EXPECT_EQ(seen.size(), kRows * kCols * 5);
+  EXPECT_EQ(seen.begin()->first, 0);
+  EXPECT_EQ(seen.rbegin()->first, kRows * kCols * 5 / 8 - 1);
+}
+
+TEST(PackedMatrixTest, Int6IndexesVisitEveryBitPairOnce) {
+  std::set<std::pair<int64_t, int>> seen;  // byte and shift of two bits
+  for (int32_t n = 0; n < kRows; ++n) {
+    for (int32_t k = 0; k < kCols; ++k) {
+      const int low_shift = Int4IsHighNibble(k) ? 4 : 0;
+      seen.emplace(Int6LowAt(n, k, kCols), low_shift);
+      seen.emplace(Int6LowAt(n, k, kCols), low_shift + 2);
+      seen.emplace(Int6HighAt(n, k, kCols), Int6HighShift(k));
+    }
+  }
+  EXPECT_EQ(seen.size(), kRows * kCols * 3);
+  EXPECT_EQ(seen.begin()->first, 0);
+  EXPECT_EQ(seen.rbegin()->first, kRows * kCols * 3 / 4 - 1);
+}
+
+TEST(PackedMatrixTest, KQuantScaleIndexesVisitEveryBitPairOnce) {
+  std::set<std::pair<int64_t, int>> q4k, q6k;
+  const auto byte = [](auto& seen, int64_t at) {
+    for (const int shift : {0, 2, 4, 6}) seen.emplace(at, shift);
+  };
+  constexpr int32_t kWide = 512;
+  for (int32_t n = 0; n < kRows; ++n) {
+    for (int32_t super = 0; super < kWide / kSuperCols; ++super) {
+      const int64_t at = SuperAt(n, super, kWide, kQ4KScaleBytes);
+      for (int i = 0; i < 2; ++i) {
+        byte(q4k, at + 2 * (n % 16) + i);
+        byte(q4k, at + 32 + 2 * (n % 16) + i);
+        byte(q6k, SuperAt(n, super, kWide, kQ6KScaleBytes) + 2 * (n % 16) + i);
+      }
+      for (int sub = 0; sub < 8; ++sub) {
+        byte(q4k, at + Q4KLowAt(n, sub));
+        q4k.emplace(at + Q4KHighAt(n, sub), Q4KHighShift(sub, false));
+        q4k.emplace(at + Q4KHighAt(n, sub), Q4KHighShift(sub, true));
+      }
+      for (int sub = 0; sub < 16; ++sub) {
+        byte(q6k, SuperAt(n, super, kWide, kQ6KScaleBytes) + Q6KSubScaleAt(n, sub));
+      }
+    }
+  }
+  const int64_t super_blocks = kRows / kBlockRows * kWide / kSuperCols;
+  EXPECT_EQ(static_cast<int64_t>(q4k.size()), super_blocks * kQ4KScaleBytes * 4);
+  EXPECT_EQ(q4k.rbegin()->first, super_blocks * kQ4KScaleBytes - 1);
+  EXPECT_EQ(static_cast<int64_t>(q6k.size()), super_blocks * kQ6KScaleBytes * 4);
+  EXPECT_EQ(q6k.rbegin()->first, super_blocks * kQ6KScaleBytes - 1);
+}
+
 TEST(PackedMatrixTest, Int8AndFloatIndexesVisitEveryPlaceOnce) {
   std::set<int64_t> int8, floats;
   for (int32_t n = 0; n < kRows; ++n) {
@@ -64,6 +125,10 @@ TEST(PackedMatrixTest, FourColumnsAreOneLane) {
   for (int32_t k = 0; k < kCols; k += 4) {
     EXPECT_EQ(Int4CodeAt(5, k, kCols) % 64, 20);
     EXPECT_EQ(Int4CodeAt(5, k + 3, kCols), Int4CodeAt(5, k, kCols) + 3);
+    EXPECT_EQ(Int6LowAt(5, k, kCols) % 64, 20);
+    EXPECT_EQ(Int6HighAt(5, k, kCols) % 64, 20);
+    EXPECT_EQ(Int6HighAt(5, k + 3, kCols), Int6HighAt(5, k, kCols) + 3);
+    EXPECT_EQ(Int6HighShift(k + 3), Int6HighShift(k));
     EXPECT_EQ(Int8CodeAt(5, k, kCols) % 64, 20);
     EXPECT_EQ(Int8CodeAt(5, k + 3, kCols), Int8CodeAt(5, k, kCols) + 3);
   }
@@ -77,32 +142,84 @@ std::unique_ptr<PackedMatrix> Pack(const quant::Matrix& matrix) {
   return std::move(*packed);
 }
 
+void ExpectSameRows(const quant::Matrix& matrix) {
+  auto packed = Pack(matrix);
+  EXPECT_EQ(packed->rows(), matrix.rows);
+  EXPECT_EQ(packed->cols(), matrix.cols);
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    std::vector<float> expected(matrix.cols), found(matrix.cols);
+    quant::DequantizeRow(matrix, n, expected.data());
+    AsCpu(*packed).DequantizeRow(n, found.data());
+    ASSERT_EQ(found, expected) << quant::FormatName(matrix.format) << " group " << matrix.group;
+  }
+}
+
 TEST(PackCpuTest, EveryFormatAndGroupComesBackBitForBit) {
-  for (const Format format : {Format::kInt4Affine, Format::kInt8, Format::kBf16, Format::kF32}) {
+  for (const Format format : {Format::kInt4Affine, Format::kInt5Affine, Format::kLut4,
+                              Format::kInt8, Format::kBf16, Format::kF32}) {
     const bool is_float = format == Format::kBf16 || format == Format::kF32;
     for (const int32_t group : {16, 32, 48, 64, 96, 192}) {
       for (const bool offsets : {false, true}) {
         for (const bool f16 : {false, true}) {
-          const quant::Matrix matrix = quant::RandomMatrix({.format = format,
-                                                            .rows = 21,
-                                                            .cols = 192,
-                                                            .group = is_float ? 0 : group,
-                                                            .offsets = offsets && !is_float,
-                                                            .f16_scales = f16},
-                                                           3);
-          auto packed = Pack(matrix);
-          EXPECT_EQ(packed->rows(), 21);
-          EXPECT_EQ(packed->cols(), 192);
-          for (int32_t n = 0; n < 21; ++n) {
-            std::vector<float> expected(192), found(192);
-            quant::DequantizeRow(matrix, n, expected.data());
-            AsCpu(*packed).DequantizeRow(n, found.data());
-            ASSERT_EQ(found, expected) << quant::FormatName(format) << " group " << group;
-          }
+          ExpectSameRows(
+              quant::RandomMatrix({.format = format,
+                                   .rows = 21,
+                                   .cols = 192,
+                                   .group = is_float ? 0 : group,
+                                   .offsets = offsets && !is_float && format != Format::kLut4,
+                                   .f16_scales = f16},
+                                  3));
         }
       }
     }
   }
+}
+
+TEST(PackCpuTest, KQuantsLutsAndFp8ComeBackBitForBit) {
+  using Table = quant::RandomSpec::Table;
+  for (const int32_t rows : {1, 16, 35}) {
+    ExpectSameRows(quant::RandomMatrix({.format = Format::kQ4K, .rows = rows, .cols = 512}, 4));
+    ExpectSameRows(quant::RandomMatrix({.format = Format::kQ5K, .rows = rows, .cols = 512}, 4));
+    ExpectSameRows(quant::RandomMatrix({.format = Format::kQ6K, .rows = rows, .cols = 768}, 5));
+    for (const Table table : {Table::kAny, Table::kInteger, Table::kHalves}) {
+      for (const bool e8m0 : {false, true}) {
+        ExpectSameRows(quant::RandomMatrix({.format = Format::kLut4,
+                                            .rows = rows,
+                                            .cols = 96,
+                                            .table = table,
+                                            .e8m0_scales = e8m0},
+                                           6));
+      }
+    }
+    for (const quant::Fp8 fp8 : {quant::Fp8::kE4m3, quant::Fp8::kE5m2}) {
+      for (const bool by_row : {false, true}) {
+        ExpectSameRows(quant::RandomMatrix({.format = Format::kFp8,
+                                            .rows = rows,
+                                            .cols = 77,
+                                            .group = 77,
+                                            .row_group = by_row ? 1 : rows,
+                                            .fp8 = fp8},
+                                           7));
+      }
+    }
+  }
+  ExpectSameRows(quant::RandomMatrix(
+      {.format = Format::kFp8, .rows = 150, .cols = 300, .group = 128, .row_group = 128}, 8));
+}
+
+// What a file of these formats costs on disk is what it costs in memory.
+TEST(PackCpuTest, NativeFormatsCostTheirFilesBytes) {
+  const auto bytes = [](const quant::RandomSpec& spec) {
+    return Pack(quant::RandomMatrix(spec, 1))->size_bytes();
+  };
+  EXPECT_EQ(bytes({.format = Format::kQ4K, .rows = 32, .cols = 512}), 32 * 2 * 144);
+  EXPECT_EQ(bytes({.format = Format::kQ5K, .rows = 32, .cols = 512}), 32 * 2 * 176);
+  EXPECT_EQ(bytes({.format = Format::kInt5Affine, .rows = 32, .cols = 64, .offsets = true}),
+            32 * 2 * 24);  // Q5_1
+  EXPECT_EQ(bytes({.format = Format::kQ6K, .rows = 32, .cols = 512}), 32 * 2 * 210);
+  EXPECT_EQ(bytes({.format = Format::kLut4, .rows = 32, .cols = 64}), 32 * 2 * 18);  // IQ4_NL
+  EXPECT_EQ(bytes({.format = Format::kLut4, .rows = 32, .cols = 64, .e8m0_scales = true}),
+            32 * 2 * 17);  // MXFP4
 }
 
 TEST(PackCpuTest, ScalesAreF16WhereThatIsExact) {
@@ -127,6 +244,13 @@ TEST(PackCpuTest, OffsetsOfMinusEightScalesBecomeAZeroPoint) {
   }
   matrix.offsets[5] *= 2;
   EXPECT_TRUE(AsCpu(*Pack(matrix)).shape().has_offsets);
+
+  quant::Matrix q5_0 =
+      quant::RandomMatrix({.format = Format::kInt5Affine, .rows = 16, .cols = 64}, 1);
+  for (const float scale : q5_0.scales) q5_0.offsets.push_back(-16 * scale);
+  EXPECT_EQ(AsCpu(*Pack(q5_0)).shape().zero_point, 16);
+  EXPECT_EQ(Pack(q5_0)->size_bytes(), 16 * 2 * 22);
+  ExpectSameRows(q5_0);
 }
 
 // Blocks begin on cache lines, so no vector load is split.
@@ -137,19 +261,14 @@ TEST(PackCpuTest, RowBlocksAreAligned) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(block.codes) % 64, 0u);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(block.scales) % 64, 0u);
   }
+  packed = Pack(quant::RandomMatrix(
+      {.format = Format::kLut4, .rows = 50, .cols = 96, .e8m0_scales = true}, 1));
+  for (int32_t b = 0; b < AsCpu(*packed).num_blocks(); ++b) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(AsCpu(*packed).block(b).scales) % 32, 0u);
+  }
 }
 
-TEST(PackCpuTest, NamesTheFormatsWithoutAKernel) {
-  const auto lut4 = PackCpu(quant::RandomMatrix({.format = Format::kLut4}, 1));
-  EXPECT_EQ(lut4.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(lut4.status().message()), HasSubstr("lut4"));
-  quant::Matrix fp8{.format = Format::kFp8,
-                    .rows = 1,
-                    .cols = 4,
-                    .group = 4,
-                    .codes = {1, 2, 3, 4},
-                    .scales = {1}};
-  EXPECT_THAT(std::string(PackCpu(fp8).status().message()), HasSubstr("fp8"));
+TEST(PackCpuTest, IntegersNeedColumnsInMultiplesOf32) {
   const auto narrow =
       PackCpu(quant::RandomMatrix({.format = Format::kInt8, .cols = 48, .group = 16}, 1));
   EXPECT_EQ(narrow.status().code(), absl::StatusCode::kUnimplemented);
