@@ -38,8 +38,8 @@ RunnerOptions RunnerFor(const BenchFlags& flags, const ModelConfig& config) {
   options.max_context = tokens;
   options.max_sequences = LargestBatch(flags);
   options.max_batch_tokens = std::max(options.max_batch_tokens, options.max_sequences);
-  options.kv_cache_bytes =
-      LargestBatch(flags) * blocks * options.block_size * KvBytesPerToken(config);
+  options.kv_cache_bytes = LargestBatch(flags) * blocks * options.block_size *
+                           KvBytesPerToken(config, options.kv_cache_type);
   return options;
 }
 
@@ -123,6 +123,7 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
   flags.Add("--batch", bench.batch, "Sequences run together, such as 1,8,32")->default_str("1");
   flags.Add("--repeat", bench.repeat, "Times every pass is run")->check(CLI::Range(1, 1000));
   AddDeviceFlags(flags, bench.model);
+  AddKvCacheTypeFlag(flags, bench.model);
   flags.Add("--block-size", bench.model.runner.block_size, "Tokens in one block of the cache")
       ->check(CLI::Range(8, 256));
   flags

@@ -42,6 +42,7 @@ void AddPerplexityFlags(Flags& flags, PerplexityFlags& perplexity) {
   AddModelFlag(flags, perplexity.model);
   AddTextFlags(flags, perplexity.text);
   AddDeviceFlags(flags, perplexity.model);
+  AddKvCacheTypeFlag(flags, perplexity.model);
   flags.Add("--max-batch-tokens", perplexity.model.runner.max_batch_tokens, "Tokens of one step")
       ->check(CLI::Range(1, 1 << 16));
   AddOutputFlag(flags, perplexity.output);

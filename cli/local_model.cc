@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/kv_cache.h"
 #include "engine/model_file.h"
 #include "engine/weights/weight_source.h"
 
@@ -37,13 +38,12 @@ absl::StatusOr<std::unique_ptr<GgufFile>> OpenFile(const std::string& path) {
 
 }  // namespace
 
-int64_t KvBytesPerToken(const ModelConfig& config) {
-  constexpr int64_t kKeyAndValue = 2, kF16Bytes = 2;
-  return kKeyAndValue * kF16Bytes * config.num_layers * config.num_kv_heads * config.head_dim;
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_cache_type) {
+  return KvCache::BlockBytes(config, 1, kv_cache_type);
 }
 
 int32_t FittingContext(const ModelConfig& config, const RunnerOptions& options) {
-  const int64_t block_bytes = KvBytesPerToken(config) * options.block_size;
+  const int64_t block_bytes = KvBytesPerToken(config, options.kv_cache_type) * options.block_size;
   const int64_t cache_tokens = options.kv_cache_bytes / block_bytes * options.block_size;
   if (cache_tokens >= config.context_length) return config.context_length;
   return std::max<int64_t>(cache_tokens, 1);

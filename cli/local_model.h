@@ -52,8 +52,8 @@ absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options, const 
 // Only what tokenize needs; the weights are not touched.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path);
 
-// Bytes of k and v of one token in the cache (f16).
-int64_t KvBytesPerToken(const ModelConfig& config);
+// Bytes of k and v of one token in a cache of that type, scales included.
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_cache_type);
 
 // The context to use when the caller named none: the model's own, or the whole cache if that is
 // smaller, rounded down to whole blocks.

@@ -21,6 +21,11 @@ std::string PackedCachePath(const std::string& flag, const std::string& model,
   return std::filesystem::path(flag) / std::filesystem::path(file).filename();
 }
 
+std::vector<std::pair<std::string, DType>> KvCacheTypes() {
+  return {
+      {"f16", DType::kF16}, {"bf16", DType::kBf16}, {"int8", DType::kI8}, {"fp8", DType::kF8E4M3}};
+}
+
 absl::Status CheckModelGiven(const std::string& path) {
   if (!path.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -59,6 +64,12 @@ void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& pref
                                   whose + "int8: fast; f32: the exact path, for comparisons");
 }
 
+void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix) {
+  flags.AddChoice<DType>(prefix + "kv-cache-type", model.runner.kv_cache_type, KvCacheTypes(),
+                         "What the KV cache holds; int8 and fp8 (e4m3) take half the bytes, and a "
+                         "scale for each token and head");
+}
+
 void AddCacheFlags(Flags& flags, ModelFlags& model) {
   flags
       .Add("--max-context", model.runner.max_context,
@@ -68,6 +79,7 @@ void AddCacheFlags(Flags& flags, ModelFlags& model) {
   flags
       .Add("--kv-cache-mib", model.kv_cache_mib, "Memory of the KV cache, shared by all sequences")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  AddKvCacheTypeFlag(flags, model);
   flags
       .Add("--block-size", model.runner.block_size,
            "Tokens in one block of the cache: a power of two, 8 to 256")

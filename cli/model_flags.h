@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "cli/flags.h"
@@ -30,6 +32,9 @@ struct ModelFlags {
 std::string PackedCachePath(const std::string& flag, const std::string& model,
                             const std::string& layout);
 
+// The words of --kv-cache-type.
+std::vector<std::pair<std::string, DType>> KvCacheTypes();
+
 // INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
 absl::Status CheckModelGiven(const std::string& path);
 
@@ -38,7 +43,9 @@ void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
-// --max-context, --kv-cache-mib, --block-size, --max-batch-tokens
+// --kv-cache-type; "--base-kv-cache-type" with prefix "--base-".
+void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
+// --max-context, --kv-cache-mib, --kv-cache-type, --block-size, --max-batch-tokens
 void AddCacheFlags(Flags& flags, ModelFlags& model);
 
 }  // namespace nibble

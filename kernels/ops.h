@@ -67,9 +67,22 @@ enum class RopeLayout : uint8_t {
   kHalf,         // (i, i + rotary_dim / 2): Qwen2, and Hugging Face's Llama
 };
 
-// One layer of the paged cache: k, v [num_blocks, num_kv_heads, block_size * head_dim]. How a block holds its block_size
-// tokens of one head is the backend's own (the CPU's keeps k transposed); only whole blocks may be copied.
+// Whether a cache of this type keeps a scale beside its codes: one f32 for each token and kv head, for k and for v.
+constexpr bool KvHasScales(DType type) { return type == DType::kI8 || type == DType::kF8E4M3; }
+
+// Bytes of k (as many of v) of one kv head in one block: its codes, then its scales.
+constexpr int64_t KvHeadBytes(DType type, int32_t block_size, int32_t head_dim) {
+  const int64_t token_bytes = static_cast<int64_t>(SizeOf(type)) * head_dim + (KvHasScales(type) ? 4 : 0);
+  return token_bytes * block_size;
+}
+
+// One layer of the paged cache: k, v [num_blocks, num_kv_heads] head blocks of KvHeadBytes. How a head block holds its
+// block_size tokens is the backend's own (the CPU's keeps k transposed); only whole blocks may be copied.
 // Slot s is token s % block_size of block s / block_size.
+//   kF16, kBf16  rounded to nearest
+//   kI8          symmetric: scale = max|x| / 127 of the token's row (head_dim values of one head), code = x / scale
+//   kF8E4M3      scale = max|x| / 448 of the row, so that its largest value takes the largest code
+// A row with a NaN or an infinity has a NaN for its scale: all of it reads as NaN, never as a number.
 struct KvLayer {
   void* k = nullptr;
   void* v = nullptr;

@@ -6,7 +6,7 @@
 
 namespace nibble {
 
-enum class DType : uint8_t { kF32, kF16, kBf16, kI8, kI32 };
+enum class DType : uint8_t { kF32, kF16, kBf16, kI8, kI32, kF8E4M3 };
 
 constexpr size_t SizeOf(DType type) {
   switch (type) {
@@ -17,6 +17,7 @@ constexpr size_t SizeOf(DType type) {
     case DType::kBf16:
       return 2;
     case DType::kI8:
+    case DType::kF8E4M3:
       return 1;
   }
   return 0;

@@ -32,6 +32,11 @@ absl::Status CheckOptions(const RunnerOptions& options, const ModelConfig& confi
   if (block < 8 || block > 256 || (block & (block - 1)) != 0) {
     return refuse("block_size is ", block, ", it must be a power of two in 8..256");
   }
+  const DType type = options.kv_cache_type;
+  if (type != DType::kF16 && type != DType::kBf16 && type != DType::kI8 && type != DType::kF8E4M3) {
+    return refuse("kv_cache_type is ", static_cast<int>(type),
+                  ", it must be f16, bf16, int8 or fp8 (e4m3)");
+  }
   if (options.max_batch_tokens < 1) {
     return refuse("max_batch_tokens is ", options.max_batch_tokens, ", it must be at least 1");
   }
@@ -162,6 +167,7 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
   KvCacheOptions cache_options;
   cache_options.size_bytes = options.kv_cache_bytes;
   cache_options.block_size = options.block_size;
+  cache_options.type = options.kv_cache_type;
   cache_options.max_context = options.max_context > 0 ? options.max_context : config.context_length;
   // The cheap refusals first: reading the weights may take a minute.
   NIBBLE_RETURN_IF_ERROR(CheckConfig(config, cache_options.max_context));

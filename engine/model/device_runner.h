@@ -18,7 +18,8 @@ struct RunnerOptions {
   int32_t max_context = 0;  // 0: the model's own
   int64_t kv_cache_bytes =
       256 << 20;  // RESOURCE_EXHAUSTED when it cannot hold one sequence of max_context tokens
-  int32_t block_size = 32;  // tokens; a power of two, 8 to 256
+  DType kv_cache_type = DType::kF16;  // or kBf16, kI8, kF8E4M3
+  int32_t block_size = 32;            // tokens; a power of two, 8 to 256
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
   PackedCache packed_cache;

@@ -9,14 +9,14 @@
 
 namespace nibble {
 
-int64_t KvCache::BlockBytes(const ModelConfig& config, int32_t block_size) {
-  return int64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * block_size *
-         static_cast<int64_t>(SizeOf(DType::kF16));
+int64_t KvCache::BlockBytes(const ModelConfig& config, int32_t block_size, DType type) {
+  return int64_t{2} * config.num_layers * config.num_kv_heads *
+         KvHeadBytes(type, block_size, config.head_dim);
 }
 
 absl::StatusOr<KvCache> KvCache::Create(Backend& backend, const ModelConfig& config,
                                         const KvCacheOptions& options) {
-  const int64_t block_bytes = BlockBytes(config, options.block_size);
+  const int64_t block_bytes = BlockBytes(config, options.block_size, options.type);
   const int64_t needed_blocks =
       (int64_t{options.max_context} + options.block_size - 1) / options.block_size;
   // A slot's number must fit an int32.
@@ -31,7 +31,7 @@ absl::StatusOr<KvCache> KvCache::Create(Backend& backend, const ModelConfig& con
         " MiB); give the cache more memory (--kv-cache-mib) or lower --max-context"));
   }
   KvLayer shape;
-  shape.dtype = DType::kF16;
+  shape.dtype = options.type;
   shape.num_blocks = static_cast<int32_t>(num_blocks);
   shape.block_size = options.block_size;
   shape.num_kv_heads = config.num_kv_heads;

@@ -11,9 +11,10 @@
 namespace nibble {
 
 struct KvCacheOptions {
-  int64_t size_bytes = 0;   // to use at most; a last part smaller than a block stays unused
-  int32_t block_size = 0;   // tokens; a power of two, 8 to 256
-  int32_t max_context = 0;  // tokens one sequence may need
+  int64_t size_bytes = 0;    // to use at most; a last part smaller than a block stays unused
+  int32_t block_size = 0;    // tokens; a power of two, 8 to 256
+  int32_t max_context = 0;   // tokens one sequence may need
+  DType type = DType::kF16;  // kF16, kBf16, kI8 or kF8E4M3: see KvLayer
 };
 
 class KvCache {
@@ -23,11 +24,13 @@ class KvCache {
   static absl::StatusOr<KvCache> Create(Backend& backend, const ModelConfig& config,
                                         const KvCacheOptions& options);
 
-  // Of all layers together: f16 k and v of block_size tokens.
-  static int64_t BlockBytes(const ModelConfig& config, int32_t block_size);
+  // Of all layers together: k and v of block_size tokens, scales included. Exactly proportional to
+  // block_size, so with 1 it is what a token costs.
+  static int64_t BlockBytes(const ModelConfig& config, int32_t block_size, DType type);
 
   int32_t num_blocks() const { return shape_.num_blocks; }
   int32_t block_size() const { return shape_.block_size; }
+  DType type() const { return shape_.dtype; }
   int64_t size_bytes() const { return memory_.size_bytes(); }
   KvLayer layer(int32_t index) const;
 

@@ -2,14 +2,17 @@
 //
 // Flash attention (arXiv 2205.14135) with boundaries fixed by absolute position, so that a token's
 // output has one arithmetic whatever is around it: a query row visits tiles of kTile positions in
-// order with an online softmax; every kSplit positions the running (max, sum, weighted v) is closed
-// and folded, left to right, into the row's total. A prefill chunk folds as it goes; a lone decode
-// row may compute its splits on several threads and the last to finish folds them: same operations,
-// same order, same bits.
+// order with an online softmax (powers of two: log2(e) goes into q's scale); every kSplit positions
+// the running (max, sum, weighted v) is closed and folded, left to right, into the row's total. A
+// prefill chunk folds as it goes; a lone decode row may compute its splits on several threads and
+// the last to finish folds them: same operations, same order, same bits.
 //
-// The q heads that share a kv head are rows of one small matrix product, so k and v are read and
-// widened once for all. k lies transposed inside a block, [head_dim, block_size], so scores of
-// neighbouring positions are contiguous.
+// The q heads that share a kv head are rows of one small matrix product. Many rows (prefill) share
+// a tile of k and v widened to f32 once; few rows (decode) multiply what they read from the cache's
+// own lines, each touched once. Both are one loop over a codec (kv_codec_inl.h), so a row's bits
+// are the same. A scale of the cache goes onto the finished score of its position, and onto the
+// weight of its v: never onto a code. k lies transposed inside a block, [head_dim, block_size], so
+// scores of neighbouring positions are contiguous.
 #pragma once
 
 #include <cstdint>
@@ -32,21 +35,28 @@ struct AttentionPiece {
   int32_t num_tokens = 0;
   int32_t group = 0;  // q heads; query row r is token r / group, head r % group
   int32_t head_dim = 0;
-  int32_t first_position = 0;   // of the first token; it sees positions 0 .. first_position
-  const uint16_t* k = nullptr;  // the layer's cache at the kv head: block b at + b * block_elements
-  const uint16_t* v = nullptr;
-  int64_t block_elements = 0;
+  int32_t first_position = 0;  // of the first token; it sees positions 0 .. first_position
+  int32_t end_position = 0;    // behind the last position that is computed together with this one
+  const uint8_t* k = nullptr;  // the layer's cache at the kv head: block b at + b * block_bytes
+  const uint8_t* v = nullptr;
+  int64_t block_bytes = 0;
   int32_t block_size = 0;
   const int32_t* block_table = nullptr;
   float scale = 0;
+
+  // What the same thread computes next, from that position on: its first lines are asked for while
+  // this piece's last tile is computed, and changes nothing else. May be null.
+  const AttentionPiece* ahead = nullptr;
+  int32_t ahead_position = 0;
 };
 
 // Floats of one row's state: [0] max, [1] sum, [2 .. 2 + head_dim) the weighted sum of v.
 constexpr int32_t RowState(int32_t head_dim) { return 2 + head_dim; }
-// Floats of scratch for pieces of up to `rows` rows (any instruction set).
+// Floats of scratch for pieces of up to `rows` rows (any instruction set: 16 is the widest vector).
 constexpr int64_t AttentionScratchFloats(int32_t rows, int32_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
-  return kTile * (padded + padded) + rows * (padded + padded + kTile + 3);
+  const int64_t row_floats = padded + padded + kTile + 16 + 3;  // q, out, scores, sum; max, ..
+  return kTile * (padded + padded + 2) + rows * row_floats + 3 * 16;
 }
 
 // `state` [rows, RowState] becomes positions split .. split + kSplit - 1 of each row; sum 0 where a

@@ -31,20 +31,30 @@ AttentionPlan::AttentionPlan(ThreadPool& pool, const RowKernels& kernels)
 
 void AttentionPlan::Run(const AttentionParams& params) {
   const KvLayer& cache = params.cache;
-  NIBBLE_CHECK(cache.dtype == DType::kF16 && params.num_heads % cache.num_kv_heads == 0);
+  NIBBLE_CHECK(params.num_heads % cache.num_kv_heads == 0);
   NIBBLE_CHECK(cache.block_size >= 8 && (cache.block_size & (cache.block_size - 1)) == 0);
+  attend_split_ = kernels_.ForCache(cache.dtype).attend_split;
   Reserve(params);
   const bool may_split = pool_.size() > 1 && params.num_seqs * cache.num_kv_heads <= max_joins_;
   for (int32_t s = 0; s < params.num_seqs; ++s) AddSequence(params, s, may_split);
 
   if (work_ < kSerialWork || pool_.size() == 1) {
-    for (const Job& job : jobs_) RunJob(job, scratch_[0].data());
+    for (size_t i = 0; i < jobs_.size(); ++i) {
+      if (i + 1 < jobs_.size()) LookAhead(jobs_[i], jobs_[i + 1]);
+      RunJob(jobs_[i], scratch_[0].data());
+    }
     return;
   }
   std::atomic<size_t> next{0};
   pool_.Run(pool_.size(), [&](int slot) {
     float* scratch = scratch_[slot].data();
-    for (size_t i = next++; i < jobs_.size(); i = next++) RunJob(jobs_[i], scratch);
+    // A job is claimed while the one before it has yet to run, which then can ask for its lines.
+    for (size_t i = next++; i < jobs_.size();) {
+      const size_t after = next++;
+      if (after < jobs_.size()) LookAhead(jobs_[i], jobs_[after]);
+      RunJob(jobs_[i], scratch);
+      i = after;
+    }
   });
 }
 
@@ -69,7 +79,7 @@ void AttentionPlan::AddSequence(const AttentionParams& params, int32_t sequence,
   const int32_t num_tokens = params.cu_seqlens_q[sequence + 1] - begin;
   const int32_t context = params.context_lens[sequence];
   const int32_t group = GroupSize(params);
-  const int64_t head_elements = int64_t{cache.block_size} * cache.head_dim;
+  const int64_t head_bytes = KvHeadBytes(cache.dtype, cache.block_size, cache.head_dim);
   const int32_t step = TokensPerPiece(group);
   const int32_t num_splits = (context + kSplit - 1) / kSplit;
   work_ += 2 * int64_t{num_tokens} * params.num_heads * cache.head_dim * context;
@@ -87,9 +97,10 @@ void AttentionPlan::AddSequence(const AttentionParams& params, int32_t sequence,
       piece.group = group;
       piece.head_dim = cache.head_dim;
       piece.first_position = context - num_tokens + first;
-      piece.k = static_cast<const uint16_t*>(cache.k) + h * head_elements;
-      piece.v = static_cast<const uint16_t*>(cache.v) + h * head_elements;
-      piece.block_elements = cache.num_kv_heads * head_elements;
+      piece.end_position = piece.first_position + piece.num_tokens;
+      piece.k = static_cast<const uint8_t*>(cache.k) + h * head_bytes;
+      piece.v = static_cast<const uint8_t*>(cache.v) + h * head_bytes;
+      piece.block_bytes = cache.num_kv_heads * head_bytes;
       piece.block_size = cache.block_size;
       piece.block_table = params.block_table + int64_t{sequence} * params.max_blocks;
       piece.scale = params.scale;
@@ -110,10 +121,19 @@ void AttentionPlan::AddJoin(Job job, int32_t num_splits) {
     job.join->unfinished.store(num_splits, std::memory_order_relaxed);
     job.join->states = join_states_.data() + join_floats_used_;
     join_floats_used_ += floats;
-    for (job.split = 0; job.split < num_splits; ++job.split) jobs_.push_back(job);
+    const int32_t context = job.piece.end_position;
+    for (job.split = 0; job.split < num_splits; ++job.split) {
+      job.piece.end_position = std::min(context, (job.split + 1) * kSplit);
+      jobs_.push_back(job);
+    }
     return;
   }
   jobs_.push_back(job);
+}
+
+void AttentionPlan::LookAhead(Job& job, const Job& next) {
+  job.piece.ahead = &next.piece;
+  job.piece.ahead_position = next.split * kSplit;
 }
 
 void AttentionPlan::RunJob(const Job& job, float* scratch) {
@@ -124,17 +144,17 @@ void AttentionPlan::RunJob(const Job& job, float* scratch) {
   float* state = total + floats;
 
   if (job.join == nullptr) {
-    kernels_.attend_split(piece, 0, scratch, total);
+    attend_split_(piece, 0, scratch, total);
     const int32_t seen = piece.first_position + piece.num_tokens;
     for (int32_t split = kSplit; split < seen; split += kSplit) {
-      kernels_.attend_split(piece, split, scratch, state);
+      attend_split_(piece, split, scratch, state);
       kernels_.fold_split(rows, piece.head_dim, state, total);
     }
     Finish(job, total);
     return;
   }
   Join& join = *job.join;
-  kernels_.attend_split(piece, job.split * kSplit, scratch, join.states + job.split * floats);
+  attend_split_(piece, job.split * kSplit, scratch, join.states + job.split * floats);
   if (join.unfinished.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   for (int32_t split = 1; split < join.num_splits; ++split) {
     kernels_.fold_split(rows, piece.head_dim, join.states + split * floats, join.states);

@@ -21,7 +21,7 @@ class AttentionPlan {
   // `pool` and `kernels` must outlive the plan.
   AttentionPlan(ThreadPool& pool, const RowKernels& kernels);
 
-  // REQUIRES: as AttentionParams says, an f16 cache, block_size a power of two of at least 8.
+  // REQUIRES: as AttentionParams says, block_size a power of two of at least 8.
   void Run(const AttentionParams& params);
 
  private:
@@ -41,11 +41,13 @@ class AttentionPlan {
   void AddSequence(const AttentionParams& params, int32_t sequence, bool may_split);
   void AddJoin(Job job, int32_t num_splits);
   void Reserve(const AttentionParams& params);
+  static void LookAhead(Job& job, const Job& next);
   void RunJob(const Job& job, float* scratch);
   void Finish(const Job& job, const float* total) const;
 
   ThreadPool& pool_;
   const RowKernels& kernels_;
+  AttendSplitFn attend_split_ = nullptr;  // of the cache's type
   int32_t max_joins_;
   std::unique_ptr<Join[]> joins_;
   int32_t num_joins_ = 0;

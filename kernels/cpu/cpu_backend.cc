@@ -162,11 +162,11 @@ class CpuBackend : public Backend {
 
   void RopeStoreKv(const RopeStoreKvParams& params) override {
     const KvLayer& cache = params.cache;
-    NIBBLE_CHECK(cache.dtype == DType::kF16);
-    const int64_t block_elements = int64_t{cache.num_kv_heads} * cache.block_size * cache.head_dim;
+    const int64_t head_bytes = KvHeadBytes(cache.dtype, cache.block_size, cache.head_dim);
+    const auto rope_store = kernels_.ForCache(cache.dtype).rope_store;
     ForRows(params.qkv.rows, params.qkv.cols, [&](int32_t r) {
       const int32_t slot = params.slots[r];
-      const int64_t block = slot / cache.block_size * block_elements;
+      const int64_t block = slot / cache.block_size * (cache.num_kv_heads * head_bytes);
       cpu::RopeStoreRow row;
       row.qkv = params.qkv.f32_row(r);
       row.num_heads = params.num_heads;
@@ -175,11 +175,12 @@ class CpuBackend : public Backend {
       row.rotary_dim = params.rotary_dim;
       row.half_layout = params.layout == RopeLayout::kHalf;
       row.cos_sin = params.cos_sin + int64_t{params.positions[r]} * params.rotary_dim;
-      row.k = static_cast<uint16_t*>(cache.k) + block;
-      row.v = static_cast<uint16_t*>(cache.v) + block;
+      row.k = static_cast<uint8_t*>(cache.k) + block;
+      row.v = static_cast<uint8_t*>(cache.v) + block;
+      row.head_bytes = head_bytes;
       row.block_size = cache.block_size;
       row.offset = slot % cache.block_size;
-      kernels_.rope_store(row);
+      rope_store(row);
     });
   }
 

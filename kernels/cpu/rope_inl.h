@@ -1,9 +1,10 @@
 // Rotary position embedding (arXiv 2104.09864) of one token's q and k heads, and the store of its k
-// and v as f16.
+// and v in the cache's type.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/cpu/kv_codec_inl.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace nibble::cpu {
@@ -44,22 +45,35 @@ void RotateHalf(float* head, const float* cos_sin, int32_t rotary_dim) {
   }
 }
 
-template <class V>
-void StoreKeyHead(const float* head, int32_t head_dim, uint16_t* block, int32_t block_size,
-                  int32_t offset) {
-  for (int32_t d = 0; d < head_dim; d += V::kWidth) {
-    const int32_t n = head_dim - d < V::kWidth ? head_dim - d : V::kWidth;
-    uint16_t halves[V::kWidth];
-    V::StoreF16Partial(halves, V::LoadPartial(head + d, n), n);
-    for (int32_t i = 0; i < n; ++i) block[int64_t{d + i} * block_size + offset] = halves[i];
+// Writes the codes of x to to[0], to[stride], .. and the row's scale, where the type has one, to
+// scales[offset].
+template <class Codec>
+void StoreHead(const float* x, int32_t head_dim, typename Codec::Code* to, int32_t stride,
+               float* scales, int32_t offset) {
+  RowScale scale;
+  if constexpr (Codec::kScaled) {
+    scale = ScaleOfRow(x, head_dim, Codec::kTop);
+    scales[offset] = scale.scale;
+    if (scale.inverse == 0) {
+      for (int32_t d = 0; d < head_dim; ++d) to[int64_t{d} * stride] = 0;
+      return;
+    }
+  }
+  constexpr int32_t kChunk = 64;
+  typename Codec::Code codes[kChunk];
+  for (int32_t d = 0; d < head_dim; d += kChunk) {
+    const int32_t n = head_dim - d < kChunk ? head_dim - d : kChunk;
+    Codec::Encode(x + d, n, scale.inverse, codes);
+    for (int32_t i = 0; i < n; ++i) to[int64_t{d + i} * stride] = codes[i];
   }
 }
 
-template <class V>
+template <class V, class Codec>
 void RopeStore(const RopeStoreRow& row) {
+  using Code = typename Codec::Code;
   float* head = row.qkv;
-  const int64_t block_head = int64_t{row.head_dim} * row.block_size;
-  for (int32_t h = 0; h < row.num_heads + row.num_kv_heads; ++h, head += row.head_dim) {
+  const int32_t head_dim = row.head_dim, block_size = row.block_size;
+  for (int32_t h = 0; h < row.num_heads + row.num_kv_heads; ++h, head += head_dim) {
     if (row.half_layout) {
       RotateHalf<V>(head, row.cos_sin, row.rotary_dim);
     } else {
@@ -67,14 +81,14 @@ void RopeStore(const RopeStoreRow& row) {
     }
     const int32_t kv_head = h - row.num_heads;
     if (kv_head < 0) continue;
-    StoreKeyHead<V>(head, row.head_dim, row.k + kv_head * block_head, row.block_size, row.offset);
+    Code* k = reinterpret_cast<Code*>(row.k + kv_head * row.head_bytes);
+    StoreHead<Codec>(head, head_dim, k + row.offset, block_size,
+                     ScalesOf<Codec>(k, block_size, head_dim), row.offset);
   }
-  for (int32_t h = 0; h < row.num_kv_heads; ++h, head += row.head_dim) {
-    uint16_t* to = row.v + h * block_head + int64_t{row.offset} * row.head_dim;
-    for (int32_t d = 0; d < row.head_dim; d += V::kWidth) {
-      const int32_t n = row.head_dim - d < V::kWidth ? row.head_dim - d : V::kWidth;
-      V::StoreF16Partial(to + d, V::LoadPartial(head + d, n), n);
-    }
+  for (int32_t h = 0; h < row.num_kv_heads; ++h, head += head_dim) {
+    Code* v = reinterpret_cast<Code*>(row.v + h * row.head_bytes);
+    StoreHead<Codec>(head, head_dim, v + int64_t{row.offset} * head_dim, 1,
+                     ScalesOf<Codec>(v, block_size, head_dim), row.offset);
   }
 }
 

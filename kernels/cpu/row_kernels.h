@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/tensor.h"
 
 namespace nibble::cpu {
 
@@ -21,10 +22,18 @@ struct RopeStoreRow {
   int32_t rotary_dim = 0;
   bool half_layout = false;        // RopeLayout::kHalf
   const float* cos_sin = nullptr;  // [rotary_dim], of the row's position
-  uint16_t* k = nullptr;           // the slot's block: [num_kv_heads, head_dim, block_size]
-  uint16_t* v = nullptr;           // [num_kv_heads, block_size, head_dim]
+  uint8_t* k = nullptr;            // the slot's block: [num_kv_heads] of codes
+                                   // [head_dim, block_size], then f32 scales [block_size] if any
+  uint8_t* v = nullptr;            // as k, codes [block_size, head_dim]
+  int64_t head_bytes = 0;          // KvHeadBytes: from one kv head to the next
   int32_t block_size = 0;
   int32_t offset = 0;  // of the slot in its block
+};
+
+// What depends on the type of the KV cache.
+struct KvKernels {
+  void (*rope_store)(const RopeStoreRow& row);
+  AttendSplitFn attend_split;
 };
 
 inline constexpr int32_t kSoftmaxRun = 256;
@@ -36,8 +45,6 @@ struct RowKernels {
                    float* out);
   // out[i] = silu(gate[i]) * up[i]
   void (*gated)(const float* gate, const float* up, int32_t n, float* out);
-  void (*rope_store)(const RopeStoreRow& row);
-  AttendSplitFn attend_split;
   FoldSplitFn fold_split;
 
   // Largest of x [n]; *nan says whether any is NaN (the largest is then not defined).
@@ -50,6 +57,22 @@ struct RowKernels {
   // in f32); returns the sum of run_sums in f64. p and run_sums may be null.
   double (*softmax)(const float* x, int32_t n, float max, float temperature, float* p,
                     float* run_sums);
+
+  KvKernels f16, bf16, i8, e4m3;
+
+  // REQUIRES: a type a cache may have.
+  const KvKernels& ForCache(DType type) const {
+    switch (type) {
+      case DType::kBf16:
+        return bf16;
+      case DType::kI8:
+        return i8;
+      case DType::kF8E4M3:
+        return e4m3;
+      default:
+        return f16;
+    }
+  }
 };
 
 extern const RowKernels kScalarRowKernels;

@@ -8,10 +8,22 @@
 
 namespace nibble::cpu {
 
+namespace {
+using Vec = Avx2Vec;
+}  // namespace
+
 const RowKernels kAvx2RowKernels = {
-    RmsNorm<Avx2Vec>,     Gated<Avx2Vec>,       RopeStore<Avx2Vec>,
-    AttendSplit<Avx2Vec>, FoldSplit<Avx2Vec>,   MaxOf<Avx2Vec>,
-    Find<Avx2Vec>,        FindGreater<Avx2Vec>, Softmax<Avx2Vec>,
+    RmsNorm<Vec>,
+    Gated<Vec>,
+    FoldSplit<Vec>,
+    MaxOf<Vec>,
+    Find<Vec>,
+    FindGreater<Vec>,
+    Softmax<Vec>,
+    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
+    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
+    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
+    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
 };
 
 }  // namespace nibble::cpu

@@ -8,10 +8,22 @@
 
 namespace nibble::cpu {
 
+namespace {
+using Vec = Avx512Vec;
+}  // namespace
+
 const RowKernels kAvx512RowKernels = {
-    RmsNorm<Avx512Vec>,     Gated<Avx512Vec>,       RopeStore<Avx512Vec>,
-    AttendSplit<Avx512Vec>, FoldSplit<Avx512Vec>,   MaxOf<Avx512Vec>,
-    Find<Avx512Vec>,        FindGreater<Avx512Vec>, Softmax<Avx512Vec>,
+    RmsNorm<Vec>,
+    Gated<Vec>,
+    FoldSplit<Vec>,
+    MaxOf<Vec>,
+    Find<Vec>,
+    FindGreater<Vec>,
+    Softmax<Vec>,
+    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
+    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
+    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
+    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
 };
 
 }  // namespace nibble::cpu

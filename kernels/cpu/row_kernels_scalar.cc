@@ -8,10 +8,22 @@
 
 namespace nibble::cpu {
 
+namespace {
+using Vec = ScalarVec;
+}  // namespace
+
 const RowKernels kScalarRowKernels = {
-    RmsNorm<ScalarVec>,     Gated<ScalarVec>,       RopeStore<ScalarVec>,
-    AttendSplit<ScalarVec>, FoldSplit<ScalarVec>,   MaxOf<ScalarVec>,
-    Find<ScalarVec>,        FindGreater<ScalarVec>, Softmax<ScalarVec>,
+    RmsNorm<Vec>,
+    Gated<Vec>,
+    FoldSplit<Vec>,
+    MaxOf<Vec>,
+    Find<Vec>,
+    FindGreater<Vec>,
+    Softmax<Vec>,
+    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
+    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
+    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
+    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
 };
 
 }  // namespace nibble::cpu

@@ -39,8 +39,21 @@ struct Avx512Vec {
   static Reg LoadF16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static Reg LoadF16Partial(const uint16_t* p, int n) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p));
+  static Reg LoadBf16(const uint16_t* p) {
+    const __m512i words =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  }
+  static Reg LoadI8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static Reg LoadE4m3(const uint8_t* p) {  // as Avx2Vec's
+    const __m256i words =
+        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i fields = _mm256_and_si256(_mm256_slli_epi16(words, 7),
+                                            _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
+    return _mm512_cvtph_ps(fields);
   }
   static void StoreF16Partial(uint16_t* p, Reg x, int n) {
     _mm256_mask_storeu_epi16(p, FirstLanes(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
@@ -83,6 +96,19 @@ struct Avx512Vec {
     p = Fma(p, r, Set1(1.6666665459e-1f));
     p = Fma(p, r, Set1(5.0000001201e-1f));
     p = Add(Fma(Mul(r, r), p, r), Set1(1.0f));
+    return _mm512_scalef_ps(p, n);
+  }
+  // As Avx2Vec::Exp2.
+  static Reg Exp2(Reg x) {
+    x = _mm512_max_ps(Set1(-150.0f), x);
+    const Reg n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Reg r = Sub(x, n);
+    Reg p = Set1(0.00133813021f);
+    p = Fma(p, r, Set1(0.00966636837f));
+    p = Fma(p, r, Set1(0.0555038117f));
+    p = Fma(p, r, Set1(0.240223497f));
+    p = Fma(p, r, Set1(0.693147182f));
+    p = Fma(p, r, Set1(1.0f));
     return _mm512_scalef_ps(p, n);
   }
 };

@@ -30,7 +30,12 @@ struct ScalarVec {
     if (n > 0) *p = x;
   }
   static Reg LoadF16(const uint16_t* p) { return F16ToF32(*p); }
-  static Reg LoadF16Partial(const uint16_t* p, int n) { return n > 0 ? F16ToF32(*p) : 0.0f; }
+  static Reg LoadBf16(const uint16_t* p) { return Bf16ToF32(*p); }
+  static Reg LoadI8(const int8_t* p) { return *p; }
+  // Codes of e4m3 (no NaN), read as value * 2^-8: the bits then are an f16's, only moved.
+  static Reg LoadE4m3(const uint8_t* p) {
+    return F16ToF32(static_cast<uint16_t>((*p & 0x80) << 8 | (*p & 0x7F) << 7));
+  }
   static void StoreF16Partial(uint16_t* p, Reg x, int n) {
     if (n > 0) *p = F32ToF16(x);
   }
@@ -49,6 +54,7 @@ struct ScalarVec {
   static float ReduceAdd(Reg a) { return a; }
   static float ReduceMax(Reg a) { return a; }
   static Reg Exp(Reg a) { return std::exp(a); }
+  static Reg Exp2(Reg a) { return std::exp2(a); }  // of at most 0, or NaN
 };
 
 }  // namespace

@@ -114,6 +114,7 @@ TEST(PrintConfigTest, ShowsWhatTheCommandLineAndTheEnvironmentMadeOfTheDefaults)
   EXPECT_EQ(json["no_reflection"], true);
   EXPECT_EQ(json["listen"], "127.0.0.1:50051");
   EXPECT_EQ(json["cpu_activations"], "int8");
+  EXPECT_EQ(json["kv_cache_type"], "f16");
   EXPECT_EQ(json["log_level"], "info");
 }
 

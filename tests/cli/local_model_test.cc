@@ -25,8 +25,9 @@ RunnerOptions Cache(int64_t bytes) {
   return options;
 }
 
-TEST(KvBytesPerTokenTest, IsKeyAndValueOfEveryLayerInF16) {
-  EXPECT_EQ(KvBytesPerToken(Config()), 30 * 3 * 64 * 2 * 2);
+TEST(KvBytesPerTokenTest, IsKeyAndValueOfEveryLayerAndTheirScales) {
+  EXPECT_EQ(KvBytesPerToken(Config(), DType::kF16), 30 * 3 * 64 * 2 * 2);
+  EXPECT_EQ(KvBytesPerToken(Config(), DType::kI8), 30 * 3 * (64 + 4) * 2);
 }
 
 TEST(FittingContextTest, IsTheModelsOwnWhereTheCacheHoldsIt) {
@@ -34,9 +35,12 @@ TEST(FittingContextTest, IsTheModelsOwnWhereTheCacheHoldsIt) {
 }
 
 TEST(FittingContextTest, IsTheWholeCacheInWholeBlocksWhereItHoldsLess) {
-  const int64_t per_token = KvBytesPerToken(Config());
+  const int64_t per_token = KvBytesPerToken(Config(), DType::kF16);
   EXPECT_EQ(FittingContext(Config(), Cache(100 * per_token)), 96) << "blocks of 32 tokens";
   EXPECT_EQ(FittingContext(Config(), Cache(96 * per_token)), 96);
+  RunnerOptions int8 = Cache(96 * per_token);
+  int8.kv_cache_type = DType::kI8;
+  EXPECT_EQ(FittingContext(Config(), int8), 160) << "180 tokens of 12240 bytes, in whole blocks";
 }
 
 TEST(FittingContextTest, NeverNamesZeroWhichWouldMeanTheModelsOwn) {

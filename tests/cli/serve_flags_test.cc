@@ -49,8 +49,10 @@ TEST(ServeFlagsTest, SwitchesTurnThingsOff) {
 }
 
 TEST(ServeFlagsTest, DurationsAndChoicesAreRead) {
-  const ServeFlags serve = Parsed({"--drain-timeout", "500ms", "--cpu-isa", "avx2",
-                                   "--cpu-activations", "f32", "--log-level", "error"});
+  const ServeFlags serve =
+      Parsed({"--drain-timeout", "500ms", "--cpu-isa", "avx2", "--cpu-activations", "f32",
+              "--log-level", "error", "--kv-cache-type", "fp8"});
+  EXPECT_EQ(RunnerOptionsOf(serve).kv_cache_type, DType::kF8E4M3);
   EXPECT_EQ(serve.server.drain_timeout, std::chrono::milliseconds(500));
   EXPECT_EQ(serve.model.cpu.isa, CpuIsa::kAvx2);
   EXPECT_EQ(serve.model.cpu.activations, CpuActivations::kF32);
@@ -62,7 +64,7 @@ TEST(ServeFlagsTest, RangesAreChecked) {
       {"--threads", "-1"},          {"--threads", "257"},       {"--max-running", "0"},
       {"--kv-cache-mib", "0"},      {"--block-size", "4"},      {"--max-waiting", "-1"},
       {"--cpu-isa", "sse"},         {"--metrics-alias", "tgi"}, {"--log-level", "loud"},
-      {"--max-request-bytes", "1"}, {"--drain-timeout", "-1s"}};
+      {"--max-request-bytes", "1"}, {"--drain-timeout", "-1s"}, {"--kv-cache-type", "f32"}};
   for (const auto& args : wrong) {
     EXPECT_THROW(Parsed(args), CLI::ParseError) << args[0] << " " << args[1];
   }

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <set>
 
+#include "engine/model/kv_cache.h"
 #include "tests/engine/model/tiny_decoder.h"
 
 namespace nibble {
@@ -28,6 +29,7 @@ struct Options {
   int32_t num_threads = 2;
   CpuIsa isa = CpuIsa::kAuto;
   CpuActivations activations = CpuActivations::kF32;
+  DType kv_cache_type = DType::kF16;
   int32_t block_size = 16;
   int32_t max_batch_tokens = 700;
 };
@@ -44,6 +46,7 @@ class Model {
     backend = CreateCpuBackend(cpu).value();
     RunnerOptions runner_options;
     runner_options.kv_cache_bytes = 4 << 20;
+    runner_options.kv_cache_type = options.kv_cache_type;
     runner_options.block_size = options.block_size;
     runner_options.max_batch_tokens = options.max_batch_tokens;
     runner_options.max_sequences = 8;
@@ -177,9 +180,14 @@ TEST(DeviceRunnerTest, ChunksBatchesBlocksAndThreadsChangeNoBit) {
   const ModelConfig config = TinyConfig();
   const std::vector<int32_t> ids = RandomIds(1, 300, config.vocab_size);
   const std::vector<int32_t> other = RandomIds(2, 90, config.vocab_size);
-  for (CpuActivations activations : {CpuActivations::kF32, CpuActivations::kInt8}) {
+  using Kind = std::pair<CpuActivations, DType>;
+  for (const auto& [activations, type] : {Kind{CpuActivations::kF32, DType::kF16},
+                                          {CpuActivations::kInt8, DType::kI8},
+                                          {CpuActivations::kInt8, DType::kBf16},
+                                          {CpuActivations::kF32, DType::kF8E4M3}}) {
     Options options;
     options.activations = activations;
+    options.kv_cache_type = type;
     options.num_threads = 1;
     Model whole(config, options, 32);
     const std::vector<Logprob> expected = ScoreWhole(whole, ids);
@@ -364,8 +372,11 @@ TEST(DeviceRunnerTest, ReportsLimitsBytesAndProgress) {
   RunnerOptions options;
   options.max_context = 100;
   options.block_size = 8;
-  const int64_t block_bytes =
-      2 * 2 * 2 * 16 * 8 * 2;  // k and v, layers, kv heads, head_dim, tokens, f16
+  const int64_t rows = 2 * 2 * 2 * 8;         // k and v, layers, kv heads, tokens
+  const int64_t block_bytes = rows * 16 * 2;  // head_dim, f16
+  EXPECT_EQ(KvCache::BlockBytes(config, 8, DType::kBf16), block_bytes);
+  EXPECT_EQ(KvCache::BlockBytes(config, 8, DType::kI8), rows * (16 + 4)) << "and a scale";
+  EXPECT_EQ(KvCache::BlockBytes(config, 8, DType::kF8E4M3), rows * (16 + 4));
   options.kv_cache_bytes = 20 * block_bytes + 1;
   std::vector<std::pair<int64_t, int64_t>> heard;
   const auto runner =
@@ -398,6 +409,9 @@ TEST(DeviceRunnerTest, RefusesWhatCannotWork) {
   EXPECT_THAT(std::string(small.message()), HasSubstr("640 tokens needs 163840 bytes"));
   EXPECT_THAT(std::string(small.message()), HasSubstr("--kv-cache-mib"));
 
+  options = RunnerOptions{};
+  options.kv_cache_type = DType::kF32;
+  EXPECT_EQ(status(config, options).code(), absl::StatusCode::kInvalidArgument);
   options = RunnerOptions{};
   for (int32_t block_size : {0, 4, 24, 512}) {
     options.block_size = block_size;
