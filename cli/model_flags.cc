@@ -21,6 +21,10 @@ void AddModelFlag(Flags& flags, ModelFlags& model) {
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
+  AddCpuFlags(flags, model);
+}
+
+void AddCpuFlags(Flags& flags, ModelFlags& model) {
   flags.AddChoice<CpuIsa>("--cpu-isa", model.cpu.isa,
                           {{"auto", CpuIsa::kAuto},
                            {"scalar", CpuIsa::kScalar},

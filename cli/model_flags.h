@@ -27,6 +27,7 @@ absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);    // --model
 void AddDeviceFlags(Flags& flags, ModelFlags& model);  // --threads, --cpu-isa, --cpu-activations
+void AddCpuFlags(Flags& flags, ModelFlags& model);     // the last two of these
 // --max-context, --kv-cache-mib, --block-size, --max-batch-tokens
 void AddCacheFlags(Flags& flags, ModelFlags& model);
 
