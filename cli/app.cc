@@ -50,16 +50,33 @@ Examples
 
 constexpr char kInspectFooter[] = R"(
 Reads the file's directory, not its weights. Exit code 1 when the file is corrupt or cannot be served; the report is
-printed either way.)";
+printed either way.
+
+Examples
+  nibble inspect m.gguf --tensors
+  nibble inspect --machine               CPU, caches, the instruction set that is chosen, and why)";
 
 constexpr char kBenchFooter[] = R"(
-A pass of batch N prefills N prompts together (prefill), then decodes for all of them (decode, at context =
---prompt-tokens). Passes are interleaved --repeat times; rates are sums over the N sequences. JSON:
-{"machine":{..},"results":[{"test","prompt_tokens","generate_tokens","context","batch",
-"tokens_per_second":{"median","min","max"}},..]}
+prefill: N prompts of --prompt-tokens together, for every batch N. decode: --generate-tokens for N sequences together,
+from --context tokens in the cache of each; a context is filled once, untimed. Rates are sums over the N sequences.
+Tests are interleaved --repeat times; thread counts and cache types follow one another. Lists are N,N,...
 
-Example
-  nibble bench --model m.gguf --prompt-tokens 512 --generate-tokens 128 --batch 1,8,32 --threads 2 --output json)";
+The roofline columns: GB/s and GMAC/s a test reached, and the share of what this machine was measured to reach, on as
+many threads, just before. Bytes: the packed weights once a step, k and v of every position seen once a step, and of
+every new one once more. MACs: linear and attention. The bandwidth is of a streaming read over as many bytes as the
+weights have; one over a buffer no cache holds is printed beside it. The peak is of byte products in registers, for
+attention of f32 ones.
+
+JSON: {"machine":{"cpu","isa","threads","version","why","bandwidth_gb_per_s","memory_gb_per_s","peak_gmac_per_s",..},
+"model":{"file","weights_bytes",..},"results":[{"test","prompt_tokens","generate_tokens","context","batch","threads",
+"kv_cache_type","tokens_per_second":{"median","min","max"},"roofline":{"bytes","macs" (of all tokens of one
+repetition),"bytes_per_token","macs_per_token","gb_per_s","gmac_per_s","bandwidth_share","peak_share"}},..]}
+
+Examples
+  nibble bench --model m.gguf --prompt-tokens 512 --generate-tokens 128 --batch 1,8,32
+  nibble bench --model m.gguf --prompt-tokens 0 --context 128,4096           only decode, at two depths
+  nibble bench --model m.gguf --threads 1,2 --output json > before.json
+  nibble bench --model m.gguf --threads 1,2 --compare before.json)";
 
 // The commands, each with the memory its flags are parsed into.
 class Commands {
@@ -147,7 +164,7 @@ class Commands {
     flags.App().footer(kTokenizeFooter);
   }
   void AddInspect() {
-    Flags& flags = Add(app_, "inspect", "Say what a model file is",
+    Flags& flags = Add(app_, "inspect", "Say what a model file or this machine is",
                        [this](const Io& io) { return RunInspect(inspect_, io); });
     AddInspectFlags(flags.App(), flags, inspect_);
     flags.App().footer(kInspectFooter);

@@ -1,16 +1,14 @@
 #include "cli/bench.h"
 
 #include <algorithm>
-#include <fstream>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/strip.h"
-#include "cli/bench_pass.h"
+#include "absl/strings/str_split.h"
+#include "cli/bench_report.h"
 #include "cli/local_model.h"
 #include "cli/progress.h"
-#include "cli/version.h"
 #include "engine/base/status_macros.h"
 
 namespace nibble {
@@ -18,174 +16,216 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-int32_t LargestBatch(const BenchFlags& flags) {
-  return *std::max_element(flags.batch.begin(), flags.batch.end());
-}
+constexpr size_t kMaxList = 64;  // values of one flag: tests multiply
 
-absl::Status Validate(const BenchFlags& flags) {
-  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
-  if (flags.batch.empty() || *std::min_element(flags.batch.begin(), flags.batch.end()) < 1) {
-    return absl::InvalidArgumentError("--batch: needed numbers of at least 1, such as 1,8,32");
+absl::Status CheckList(const char* name, const std::vector<int32_t>& values, int32_t low,
+                       int32_t high) {
+  if (values.empty() || values.size() > kMaxList) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": found ", values.size(), " numbers, needed 1 to ", kMaxList));
+  }
+  for (const int32_t value : values) {
+    if (value >= low && value <= high) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": found ", value, ", needed numbers from ", low, " to ", high));
   }
   return absl::OkStatus();
 }
 
-// A cache of exactly what the largest pass needs.
-RunnerOptions RunnerFor(const BenchFlags& flags, const ModelConfig& config) {
+// The types of cache --kv-cache-type knows: the one place where a name becomes what a runner is
+// created with.
+absl::Status SetKvCacheType(absl::string_view name, RunnerOptions& options) {
+  std::string known;
+  for (const auto& [word, type] : KvCacheTypes()) {
+    if (name == word) {
+      options.kv_cache_type = type;
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&known, known.empty() ? "" : ", ", word);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--kv-cache-type: found '", name, "', needed one of ", known));
+}
+
+std::vector<std::string> TypesToRun(const BenchFlags& flags) {
+  return absl::StrSplit(flags.kv_cache_type, ',');
+}
+
+absl::Status Validate(const BenchFlags& flags) {
+  constexpr int32_t kMaxTokens = 1 << 20, kMaxThreads = 256;
+  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
+  NIBBLE_RETURN_IF_ERROR(CheckList("--prompt-tokens", flags.prompt_tokens, 0, kMaxTokens));
+  if (!flags.context.empty()) {
+    NIBBLE_RETURN_IF_ERROR(CheckList("--context", flags.context, 1, kMaxTokens));
+  }
+  NIBBLE_RETURN_IF_ERROR(CheckList("--batch", flags.batch, 1, kMaxTokens));
+  NIBBLE_RETURN_IF_ERROR(CheckList("--threads", flags.threads, 0, kMaxThreads));
+  for (const std::string& name : TypesToRun(flags)) {
+    RunnerOptions unused;
+    NIBBLE_RETURN_IF_ERROR(SetKvCacheType(name, unused));
+  }
+  if (ShapeOf(flags).prompt_tokens == 0) {
+    return absl::InvalidArgumentError("--prompt-tokens 0: needed a --context to decode at");
+  }
+  return absl::OkStatus();
+}
+
+// A cache of exactly what the largest test needs.
+absl::StatusOr<RunnerOptions> RunnerFor(const BenchFlags& flags, const std::string& kv_cache_type,
+                                        const ModelConfig& config) {
   RunnerOptions options = flags.model.runner;
-  const int32_t tokens = flags.prompt_tokens + flags.generate_tokens;
-  const int64_t blocks = (tokens + options.block_size - 1) / options.block_size;
-  options.max_context = tokens;
-  options.max_sequences = LargestBatch(flags);
+  NIBBLE_RETURN_IF_ERROR(SetKvCacheType(kv_cache_type, options));
+  const SequencesShape shape = ShapeOf(flags);
+  options.max_context = shape.max_context();
+  options.max_sequences = shape.num_sequences;
   options.max_batch_tokens = std::max(options.max_batch_tokens, options.max_sequences);
-  options.kv_cache_bytes = LargestBatch(flags) * blocks * options.block_size *
+  options.kv_cache_bytes = int64_t{shape.num_sequences} *
+                           shape.blocks_per_sequence(options.block_size) * options.block_size *
                            KvBytesPerToken(config, options.kv_cache_type);
   return options;
 }
 
-// "model name" of the first core.
-std::string CpuName() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    absl::string_view rest = line;
-    if (!absl::ConsumePrefix(&rest, "model name")) continue;
-    const size_t colon = rest.find(':');
-    if (colon != absl::string_view::npos) {
-      return std::string(absl::StripAsciiWhitespace(rest.substr(colon + 1)));
-    }
+Json ModelJson(const BenchFlags& flags, const LocalModel& model) {
+  std::error_code ignored;
+  const auto file_bytes = std::filesystem::file_size(flags.model.model, ignored);
+  return {{"file", std::filesystem::path(flags.model.model).filename().string()},
+          {"file_bytes", ignored ? 0 : static_cast<int64_t>(file_bytes)},
+          {"weights_bytes", model.runner->bytes().weights},
+          {"kv_bytes_per_token", KvBytesPerToken(model.config)},
+          {"activations", flags.model.cpu.activations == CpuActivations::kInt8 ? "int8" : "f32"}};
+}
+
+void AddRooflines(const LocalModel& model, const MachinePeaks& peaks, CpuActivations activations,
+                  std::vector<BenchResult>& results) {
+  const ModelCost cost = CostOf(model.config, model.runner->bytes(), KvBytesPerToken(model.config));
+  const int32_t max_batch_tokens = model.runner->limits().max_batch_tokens;
+  for (BenchResult& result : results) {
+    const PassCost pass =
+        result.generate_tokens > 0
+            ? DecodeCost(cost, result.batch, result.context, result.generate_tokens)
+            : PrefillCost(cost, result.batch, result.prompt_tokens, max_batch_tokens);
+    const int64_t tokens = result.num_tokens();
+    result.roofline = RooflineOf(pass, tokens, static_cast<double>(tokens) / result.MedianRate(),
+                                 peaks, activations);
   }
-  return "unknown";
 }
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+// Everything a run finds out, over all thread counts and types of cache.
+struct Run {
+  DeviceInfo device;  // of the first thread count
+  std::vector<MachinePeaks> peaks;
+  Json model;
+  std::vector<BenchResult> results;
+};
+
+Progress Bar(const Io& io, const std::string& what) {
+  return Progress(io.err, io.err_is_terminal, what,
+                  [&io](const std::string& line) { io.err << line << std::endl; });
 }
 
-// Short passes on the real shapes: pages of weights and cache are touched, threads are awake.
-absl::Status WarmUp(ModelRunner& runner, const BenchFlags& flags, const Clock& clock) {
-  constexpr int32_t kPrompt = 32, kGenerate = 4;
-  BenchPass pass(runner, 1, std::min(kPrompt, flags.prompt_tokens),
-                 std::min(kGenerate, flags.generate_tokens));
-  NIBBLE_RETURN_IF_ERROR(pass.Prefill(clock).status());
-  return pass.Decode(clock).status();
-}
-
-void PrintTable(const Json& machine, const std::vector<BenchResult>& results, std::ostream& out) {
-  out << absl::StreamFormat("%s, %s, %d threads, nibble %s\n", machine["cpu"].get<std::string>(),
-                            machine["isa"].get<std::string>(), machine["threads"].get<int>(),
-                            machine["version"].get<std::string>());
-  out << absl::StreamFormat("%-8s %7s %8s %6s %10s %10s %10s\n", "test", "prompt", "context",
-                            "batch", "median", "min", "max");
-  for (const BenchResult& result : results) {
-    const auto [low, high] =
-        std::minmax_element(result.tokens_per_second.begin(), result.tokens_per_second.end());
-    out << absl::StreamFormat("%-8s %7d %8d %6d %10.1f %10.1f %10.1f  tokens/s\n", result.test,
-                              result.prompt_tokens, result.context, result.batch,
-                              Median(result.tokens_per_second), *low, *high);
+absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
+                          const std::string& kv_cache_type, const Io& io, Run& run) {
+  const SteadyClock clock;
+  ModelFlags model_flags = flags.model;
+  model_flags.cpu.num_threads = threads;
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(model_flags, {}));
+  NIBBLE_ASSIGN_OR_RETURN(const RunnerOptions options,
+                          RunnerFor(flags, kv_cache_type, model.config));
+  {
+    Progress bar = Bar(io, "loading");
+    LoadEvents events;
+    events.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
+    NIBBLE_RETURN_IF_ERROR(LoadWeights(model, options, events));
   }
-  out.flush();
-}
-
-absl::StatusOr<int> LoadAndBench(const BenchFlags& flags, const Io& io) {
-  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, {}));
-  NIBBLE_RETURN_IF_ERROR(LoadWeights(model, RunnerFor(flags, model.config), {}));
   const DeviceInfo device = model.backend->Info();
-  const Json machine = {{"cpu", CpuName()},
-                        {"isa", device.isa},
-                        {"threads", device.num_threads},
-                        {"version", kVersion}};
+  if (run.results.empty()) run.device = device;
+  run.model = ModelJson(flags, model);
+  const bool measured = !run.peaks.empty() && run.peaks.back().num_threads == device.num_threads;
+  if (!flags.no_roofline && !measured) {
+    NIBBLE_ASSIGN_OR_RETURN(const MachinePeaks peaks,
+                            MeasurePeaks(model_flags.cpu, model.runner->bytes().weights, [&clock] {
+                              return Seconds(clock.Now().time_since_epoch());
+                            }));
+    run.peaks.push_back(peaks);
+  }
   std::vector<BenchResult> results;
   {
-    Progress progress(io.err, io.err_is_terminal, "bench",
-                      [&io](const std::string& line) { io.err << line << std::endl; });
+    Progress bar =
+        Bar(io, absl::StrCat("bench, ", device.num_threads, " threads, ", kv_cache_type, " cache"));
     NIBBLE_ASSIGN_OR_RETURN(
-        results, Bench(*model.runner, flags, SteadyClock(),
-                       [&progress](int64_t done, int64_t total) { progress.Update(done, total); }));
+        results, Bench(*model.runner, flags, clock,
+                       [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
   }
+  for (BenchResult& result : results) {
+    result.threads = device.num_threads;
+    result.kv_cache_type = kv_cache_type;
+  }
+  if (!flags.no_roofline) {
+    AddRooflines(model, run.peaks.back(), flags.model.cpu.activations, results);
+  }
+  run.results.insert(run.results.end(), results.begin(), results.end());
+  return absl::OkStatus();
+}
+
+absl::Status BenchAll(const BenchFlags& flags, const Json& earlier, const Io& io) {
+  Run run;
+  for (const int32_t threads : flags.threads) {
+    for (const std::string& kv_cache_type : TypesToRun(flags)) {
+      NIBBLE_RETURN_IF_ERROR(BenchSetting(flags, threads, kv_cache_type, io, run));
+    }
+  }
+  const Json machine = BenchMachineJson(run.device, run.peaks);
+  Json json = BenchJson(machine, run.model, run.results);
+  const Json comparison = earlier.is_null() ? Json() : CompareBench(json, earlier);
   if (flags.output == OutputFormat::kJson) {
-    io.out << BenchJson(machine, results).dump(2) << std::endl;
-  } else {
-    PrintTable(machine, results, io.out);
+    if (!comparison.is_null()) json["compare"] = comparison;
+    io.out << json.dump(2) << std::endl;
+    return absl::OkStatus();
   }
-  return kExitOk;
+  PrintBenchTable(machine, run.results, io.out);
+  if (!comparison.is_null()) PrintComparison(comparison, flags.compare, io.out);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 void AddBenchFlags(Flags& flags, BenchFlags& bench) {
   AddModelFlag(flags, bench.model);
-  flags.Add("--prompt-tokens", bench.prompt_tokens, "Tokens of each prompt")
-      ->check(CLI::Range(1, 1 << 20));
-  flags.Add("--generate-tokens", bench.generate_tokens, "Tokens decoded after it; 0: only prefill")
+  flags.Add("--prompt-tokens", bench.prompt_tokens, "Prompt lengths; 0: no prefill test")
+      ->default_str("512");
+  flags.Add("--context", bench.context,
+            "Tokens in the cache when decoding begins; default: the prompt lengths");
+  flags.Add("--generate-tokens", bench.generate_tokens, "Tokens decoded; 0: only prefill")
       ->check(CLI::Range(0, 1 << 20));
   flags.Add("--batch", bench.batch, "Sequences run together, such as 1,8,32")->default_str("1");
-  flags.Add("--repeat", bench.repeat, "Times every pass is run")->check(CLI::Range(1, 1000));
-  AddDeviceFlags(flags, bench.model);
-  AddKvCacheTypeFlag(flags, bench.model);
+  flags.Add("--threads", bench.threads, "CPU threads; 0: one a core this process may use")
+      ->default_str("0");
+  flags.Add("--kv-cache-type", bench.kv_cache_type, "Types of the KV cache: f16, bf16, int8, fp8");
+  flags.Add("--repeat", bench.repeat, "Times every test is run")->check(CLI::Range(1, 1000));
+  AddArithmeticFlags(flags, bench.model);
   flags.Add("--block-size", bench.model.runner.block_size, "Tokens in one block of the cache")
       ->check(CLI::Range(8, 256));
   flags
       .Add("--max-batch-tokens", bench.model.runner.max_batch_tokens,
            "Tokens of one prefill step, over all sequences")
       ->check(CLI::Range(1, 1 << 16));
+  flags.Add("--no-roofline", bench.no_roofline,
+            "Do not measure the machine's limits first (about a second)");
+  flags.Add("--compare", bench.compare, "Print ratios to an earlier run, a file of --output json")
+      ->type_name("FILE");
   AddOutputFlag(flags, bench.output);
 }
 
-absl::StatusOr<std::vector<BenchResult>> Bench(ModelRunner& runner, const BenchFlags& flags,
-                                               const Clock& clock,
-                                               std::function<void(int64_t, int64_t)> progress) {
-  const int32_t prompt = flags.prompt_tokens, generate = flags.generate_tokens;
-  NIBBLE_RETURN_IF_ERROR(BenchPass::Fits(runner.limits(), LargestBatch(flags), prompt, generate));
-  NIBBLE_RETURN_IF_ERROR(WarmUp(runner, flags, clock));
-  std::vector<BenchResult> prefill, decode;
-  for (const int32_t batch : flags.batch) {
-    prefill.push_back({"prefill", prompt, 0, 0, batch, {}});
-    decode.push_back({"decode", prompt, generate, prompt, batch, {}});
-  }
-  int64_t done = 0;
-  for (int32_t repeat = 0; repeat < flags.repeat; ++repeat) {
-    for (size_t b = 0; b < flags.batch.size(); ++b) {
-      const double batch = flags.batch[b];
-      BenchPass pass(runner, flags.batch[b], prompt, generate);
-      NIBBLE_ASSIGN_OR_RETURN(const Duration prefill_time, pass.Prefill(clock));
-      prefill[b].tokens_per_second.push_back(batch * prompt / Seconds(prefill_time));
-      NIBBLE_ASSIGN_OR_RETURN(const Duration decode_time, pass.Decode(clock));
-      decode[b].tokens_per_second.push_back(batch * generate / Seconds(decode_time));
-      if (progress)
-        progress(++done, int64_t{flags.repeat} * static_cast<int64_t>(flags.batch.size()));
-    }
-  }
-  if (generate > 0) prefill.insert(prefill.end(), decode.begin(), decode.end());
-  return prefill;
-}
-
-Json BenchJson(const Json& machine, const std::vector<BenchResult>& results) {
-  Json json = {{"machine", machine}, {"results", Json::array()}};
-  for (const BenchResult& result : results) {
-    const auto [low, high] =
-        std::minmax_element(result.tokens_per_second.begin(), result.tokens_per_second.end());
-    json["results"].push_back(
-        {{"test", result.test},
-         {"prompt_tokens", result.prompt_tokens},
-         {"generate_tokens", result.generate_tokens},
-         {"context", result.context},
-         {"batch", result.batch},
-         {"tokens_per_second",
-          {{"median", Median(result.tokens_per_second)}, {"min", *low}, {"max", *high}}}});
-  }
-  return json;
-}
-
 int RunBench(const BenchFlags& flags, const Io& io) {
-  if (const absl::Status usage = Validate(flags); !usage.ok()) {
-    return WrongUsage(io, usage);
+  if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);
+  Json earlier;
+  if (!flags.compare.empty()) {
+    absl::StatusOr<Json> read = ReadBenchJson(flags.compare);
+    if (!read.ok()) return WrongUsage(io, read.status());
+    earlier = *std::move(read);
   }
-  const absl::StatusOr<int> code = LoadAndBench(flags, io);
-  if (code.ok()) return *code;
-  Fail(io, code.status());
-  return kExitFailure;
+  const absl::Status ran = BenchAll(flags, earlier, io);
+  return ran.ok() ? kExitOk : Fail(io, ran);
 }
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "cli/inspect_machine.h"
 
 namespace nibble {
 namespace {
@@ -124,7 +125,9 @@ void PrintConverted(const InspectReport& report, Lines& lines) {
 }  // namespace
 
 void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect) {
-  app.add_option("file", inspect.file, "GGUF file")->required()->type_name("FILE");
+  CLI::Option* file = app.add_option("file", inspect.file, "GGUF file")->type_name("FILE");
+  flags.Add("--machine", inspect.machine, "Instead of a file: this machine, and what runs on it")
+      ->excludes(file);
   flags.Add("--tensors", inspect.tensors, "List every tensor");
   flags.Add("--metadata", inspect.metadata, "List every key of the file");
   AddOutputFlag(flags, inspect.output);
@@ -195,6 +198,10 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
 }
 
 int RunInspect(const InspectFlags& flags, const Io& io) {
+  if (flags.machine) return RunInspectMachine(flags.output, io);
+  if (flags.file.empty()) {
+    return WrongUsage(io, absl::InvalidArgumentError("file: found nothing, needed a GGUF file"));
+  }
   const InspectReport report = Inspect(flags.file);
   if (flags.output == OutputFormat::kJson) {
     io.out << InspectJson(report).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;

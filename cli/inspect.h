@@ -13,7 +13,8 @@
 namespace nibble {
 
 struct InspectFlags {
-  std::string file;
+  std::string file;       // empty: only with `machine`
+  bool machine = false;   // the machine instead of a file
   bool tensors = false;   // list every tensor in the text form too
   bool metadata = false;  // likewise every key
   OutputFormat output = OutputFormat::kText;
@@ -24,7 +25,8 @@ void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect);
 nlohmann::ordered_json InspectJson(const InspectReport& report);
 void PrintInspectText(const InspectReport& report, const InspectFlags& flags, std::ostream& out);
 
-// 0 for a file that can be served, 1 otherwise; the report is on stdout either way.
+// 0 for a file that can be served, 1 otherwise; the report is on stdout either way. With --machine
+// always 0.
 int RunInspect(const InspectFlags& flags, const Io& io);
 
 }  // namespace nibble

@@ -29,6 +29,24 @@ void ProjectOnto(Backend& backend, const Tensor& x, const PackedMatrix* weight,
 
 }  // namespace
 
+int64_t DecoderModel::layer_bytes() const {
+  int64_t bytes = final_norm_.size_bytes();
+  for (const Layer& layer : layers_) {
+    for (const DeviceBuffer* vector : {&layer.attention_norm, &layer.qkv_bias, &layer.ffn_norm}) {
+      bytes += vector->size_bytes();
+    }
+    for (const Weight* weight :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      bytes += (*weight)->size_bytes();
+    }
+  }
+  return bytes;
+}
+
+int64_t DecoderModel::head_bytes() const {
+  return (head_ != nullptr ? head_ : embedding_)->size_bytes();
+}
+
 void DecoderModel::Forward(Backend& backend, const StepInput& input, const KvCache& cache,
                            const Workspace& space) const {
   EmbedParams embed;

@@ -49,6 +49,8 @@ class DecoderModel {
   const ModelConfig& config() const { return config_; }
   int64_t size_bytes() const { return size_bytes_; }  // weights on the device
   const MatrixReport& matrices() const { return matrices_; }
+  int64_t layer_bytes() const;  // of those: all layers, and the last norm
+  int64_t head_bytes() const;   // the head, or the embedding that takes its place
 
  private:
   using Weight = std::unique_ptr<PackedMatrix>;

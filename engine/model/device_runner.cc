@@ -64,6 +64,8 @@ class DecoderRunner : public DeviceRunner {
   RunnerBytes bytes() const override {
     RunnerBytes bytes;
     bytes.weights = model_.size_bytes();
+    bytes.layers = model_.layer_bytes();
+    bytes.head = model_.head_bytes();
     bytes.kv_cache = cache_.size_bytes();
     bytes.workspace = space_.size_bytes() + input_.size_bytes();
     return bytes;

@@ -27,6 +27,8 @@ struct RunnerOptions {
 
 struct RunnerBytes {
   int64_t weights = 0;
+  int64_t layers = 0;  // of the weights: what every step reads
+  int64_t head = 0;    // of the weights: what a step that draws or scores tokens reads as well
   int64_t kv_cache = 0;
   int64_t workspace = 0;
 };

@@ -54,6 +54,14 @@ CpuIsa DetectIsa() {
   return HasAvx2() ? CpuIsa::kAvx2 : CpuIsa::kScalar;
 }
 
+std::vector<CpuIsa> SupportedIsas() {
+  std::vector<CpuIsa> isas;
+  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
+    if (Has(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
 absl::StatusOr<IsaChoice> ChooseIsa(CpuIsa wanted) {
   const CpuIsa best = DetectIsa();
   if (wanted == CpuIsa::kAuto) {

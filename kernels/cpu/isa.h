@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -20,6 +21,8 @@ absl::string_view IsaName(CpuIsa isa);  // "auto", "scalar", "avx2", "avx512_vnn
 
 // The best this machine has.
 CpuIsa DetectIsa();
+// All this machine has, slowest first: kScalar is always among them.
+std::vector<CpuIsa> SupportedIsas();
 
 // `wanted`, or the best for kAuto. FAILED_PRECONDITION when the machine lacks it, naming what it
 // has.

@@ -1,119 +1,75 @@
-// bench_linear [--benchmark_filter=...]: the linear op on the shapes of SmolLM2-135M, 2 threads,
-// all weights of the model in turn so that they come from memory as in a real step. Prints GB/s of
-// weights and multiply-adds a second.
-#include <memory>
-#include <vector>
+// bench_linear [--benchmark_filter=...]: the linear op on the shapes of SmolLM2-135M, for every
+// instruction set of this machine. Reports bytes of packed weights and multiply-adds a second.
+#include <string>
 
 #include "benchmark/benchmark.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/linear.h"
-#include "tests/kernels/quant/random_matrix.h"
+#include "tests/kernels/cpu/op_data.h"
 
 namespace nibble {
 namespace {
 
-struct Layer {
-  int32_t rows;
-  int32_t cols;
+// Weights that take turns: together well above a last cache of 32 MiB, or one if that is enough.
+constexpr int64_t kColdBytes = int64_t{96} << 20;
+
+void Report(benchmark::State& state, double bytes, double macs) {
+  const double times = static_cast<double>(state.iterations());
+  state.counters["B/s"] = benchmark::Counter(times * bytes, benchmark::Counter::kIsRate);
+  state.counters["MAC/s"] = benchmark::Counter(times * macs, benchmark::Counter::kIsRate);
+}
+
+void Linear(benchmark::State& state, CpuIsa isa, quant::RandomSpec weight,
+            CpuActivations activations) {
+  const auto rows = static_cast<int32_t>(state.range(0));
+  CpuOptions options;
+  options.isa = isa;
+  options.activations = activations;
+  options.num_threads = static_cast<int32_t>(state.range(1));
+  const std::unique_ptr<Backend> backend = CreateCpuBackend(options).value();
+  const int64_t bytes = int64_t{weight.rows} * weight.cols * 5 / 8;  // about
+  const int copies = static_cast<int>(std::min<int64_t>(kColdBytes / bytes + 1, 40));
+  LinearOp op(*backend, weight, rows, copies);
+  for (auto _ : state) op.Run();
+  Report(state, static_cast<double>(op.weight_bytes()), static_cast<double>(op.macs()));
+}
+
+struct Shape {
+  int32_t out;
+  int32_t in;
 };
-constexpr Layer kLayers[] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}};
 
-std::vector<std::unique_ptr<PackedMatrix>> PackAll(bool q4_1, int copies) {
-  cpu::WeightMemory memory;
-  std::vector<std::unique_ptr<PackedMatrix>> packed;
-  for (int i = 0; i < copies; ++i) {
-    for (const Layer& layer : kLayers) {
-      quant::Matrix matrix =
-          quant::RandomMatrix({.rows = layer.rows, .cols = layer.cols, .offsets = q4_1}, i);
-      for (size_t g = 0; g < matrix.scales.size() && !q4_1; ++g) {
-        matrix.offsets.push_back(-8 * matrix.scales[g]);
+void Register() {
+  const std::pair<const char*, quant::RandomSpec> formats[] = {
+      {"q4_1", {.format = quant::Format::kInt4Affine, .offsets = true}},
+      {"int8", {.format = quant::Format::kInt8}}};
+  for (const CpuIsa isa : SupportedIsas()) {
+    for (auto [format, spec] : formats) {
+      for (const Shape shape : {Shape{576, 576}, Shape{192, 576}, Shape{1536, 576},
+                                Shape{576, 1536}, Shape{49152, 576}}) {
+        spec.rows = shape.out;
+        spec.cols = shape.in;
+        for (const CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
+          const bool is_f32 = activations == CpuActivations::kF32;
+          const std::string name = "linear/" + std::string(IsaName(isa)) + "/" + format +
+                                   (is_f32 ? "_f32" : "") + "/" + std::to_string(shape.out) + "x" +
+                                   std::to_string(shape.in);
+          auto* bench = benchmark::RegisterBenchmark(name.c_str(), Linear, isa, spec, activations);
+          bench->ArgNames({"rows", "threads"})->UseRealTime()->Unit(benchmark::kMicrosecond);
+          for (const int rows : {1, 8, 32, 512}) {
+            for (const int threads : {1, 2}) bench->Args({rows, threads});
+          }
+        }
       }
-      packed.push_back(std::move(PackCpu(matrix, &memory).value()));
     }
   }
-  return packed;
 }
-
-void RunModel(benchmark::State& state, const std::vector<std::unique_ptr<PackedMatrix>>& weights,
-              int32_t rows, CpuIsa isa, CpuActivations activations) {
-  ThreadPool pool(static_cast<int>(state.range(2)));
-  LinearScratch scratch;
-  int64_t bytes = 0, macs = 0;
-  std::vector<float> x(static_cast<size_t>(rows) * 1536, 0.5f),
-      y(static_cast<size_t>(rows) * 49152);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 2654435761u % 1000) - 500;
-  for (auto _ : state) {
-    for (const auto& weight : weights) {
-      const PackedMatrix* const one[] = {weight.get()};
-      LinearCpu(
-          pool, scratch,
-          {.x = {.data = x.data(), .rows = rows, .cols = weight->cols(), .stride = weight->cols()},
-           .weights = one,
-           .y = {.data = y.data(), .rows = rows, .cols = weight->rows(), .stride = weight->rows()}},
-          isa, activations);
-      bytes += weight->size_bytes();
-      macs += static_cast<int64_t>(weight->rows()) * weight->cols() * rows;
-    }
-  }
-  state.counters["weights_B/s"] =
-      benchmark::Counter(static_cast<double>(bytes), benchmark::Counter::kIsRate);
-  state.counters["MAC/s"] =
-      benchmark::Counter(static_cast<double>(macs), benchmark::Counter::kIsRate);
-  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * rows,
-                                                  benchmark::Counter::kIsRate);
-}
-
-void Layers(benchmark::State& state, bool q4_1, CpuActivations activations) {
-  const auto isa = static_cast<CpuIsa>(state.range(1));
-  if (!ChooseIsa(isa).ok()) return state.SkipWithError("this machine lacks the isa");
-  static const auto q4_0_weights = PackAll(false, 30);
-  static const auto q4_1_weights = PackAll(true, 30);
-  state.SetLabel(std::string(IsaName(isa)));
-  RunModel(state, q4_1 ? q4_1_weights : q4_0_weights, static_cast<int32_t>(state.range(0)), isa,
-           activations);
-}
-
-void Head(benchmark::State& state) {
-  const auto isa = static_cast<CpuIsa>(state.range(1));
-  if (!ChooseIsa(isa).ok()) return state.SkipWithError("this machine lacks the isa");
-  static const auto weights = [] {
-    cpu::WeightMemory memory;
-    std::vector<std::unique_ptr<PackedMatrix>> head;
-    head.push_back(
-        std::move(PackCpu(quant::RandomMatrix(
-                              {.format = quant::Format::kInt8, .rows = 49152, .cols = 576}, 1),
-                          &memory)
-                      .value()));
-    return head;
-  }();
-  state.SetLabel(std::string(IsaName(isa)));
-  RunModel(state, weights, static_cast<int32_t>(state.range(0)), isa, CpuActivations::kInt8);
-}
-
-void Shapes(benchmark::internal::Benchmark* bench) {
-  for (const CpuIsa isa : {CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
-    for (const int rows : {1, 8, 32, 512}) {
-      for (const int threads : {1, 2}) bench->Args({rows, static_cast<int>(isa), threads});
-    }
-  }
-  bench->ArgNames({"rows", "isa", "threads"})->Unit(benchmark::kMillisecond)->UseRealTime();
-}
-
-BENCHMARK_CAPTURE(Layers, q4_1, true, CpuActivations::kInt8)->Apply(Shapes);
-BENCHMARK_CAPTURE(Layers, q4_0, false, CpuActivations::kInt8)->Apply(Shapes);
-BENCHMARK_CAPTURE(Layers, q4_1_f32_activations, true, CpuActivations::kF32)
-    ->Args({1, static_cast<int>(CpuIsa::kAvx512Vnni), 2})
-    ->Args({64, static_cast<int>(CpuIsa::kAvx512Vnni), 2})
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK(Head)
-    ->Args({1, static_cast<int>(CpuIsa::kAvx512Vnni), 2})
-    ->Args({8, static_cast<int>(CpuIsa::kAvx512Vnni), 2})
-    ->Args({1, static_cast<int>(CpuIsa::kAvx2), 2})
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
 
 }  // namespace
 }  // namespace nibble
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  nibble::Register();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+}

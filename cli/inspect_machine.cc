@@ -1,0 +1,95 @@
+#include "cli/inspect_machine.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace nibble {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string SizeText(int64_t bytes) {
+  return bytes < (1 << 20) ? absl::StrCat(bytes >> 10, " KiB") : absl::StrCat(bytes >> 20, " MiB");
+}
+
+std::string KnownOr(const std::string& text) { return text.empty() ? "unknown" : text; }
+
+std::string ChosenIsa(const MachineInfo& machine) {
+  for (const IsaInfo& isa : machine.isas) {
+    if (isa.chosen) return isa.name;
+  }
+  return "";
+}
+
+std::vector<std::string> OtherIsas(const MachineInfo& machine) {
+  std::vector<std::string> others;
+  for (const IsaInfo& isa : machine.isas) {
+    if (!isa.chosen) others.push_back(isa.name);
+  }
+  return others;
+}
+
+}  // namespace
+
+Json MachineJson(const MachineInfo& machine) {
+  Json json = {{"cpu", machine.cpu},
+               {"architecture", machine.architecture},
+               {"cpus", machine.num_cpus},
+               {"usable_cpus", machine.num_usable},
+               {"cores", machine.num_cores},
+               {"sockets", machine.num_sockets},
+               {"numa_nodes", machine.num_numa_nodes},
+               {"memory_bytes", machine.memory_bytes},
+               {"caches", Json::array()},
+               {"features", machine.features},
+               {"isa", ChosenIsa(machine)},
+               {"why", machine.why},
+               {"other_isas", OtherIsas(machine)}};
+  for (const CacheInfo& cache : machine.caches) {
+    json["caches"].push_back({{"level", cache.level},
+                              {"type", cache.type},
+                              {"size_bytes", cache.size_bytes},
+                              {"instances", cache.instances}});
+  }
+  return json;
+}
+
+void PrintMachineText(const MachineInfo& machine, std::ostream& out) {
+  const auto line = [&out](absl::string_view name, absl::string_view value) {
+    out << absl::StreamFormat("%-14s %s\n", name, value);
+  };
+  line("cpu", absl::StrCat(KnownOr(machine.cpu), ", ", KnownOr(machine.architecture)));
+  line("cores", absl::StrFormat("%d, %d hardware threads, %d usable by this process, %d sockets",
+                                machine.num_cores, machine.num_cpus, machine.num_usable,
+                                machine.num_sockets));
+  line("numa nodes", absl::StrCat(machine.num_numa_nodes));
+  line("memory", SizeText(machine.memory_bytes));
+  for (const CacheInfo& cache : machine.caches) {
+    line(absl::StrCat("cache L", cache.level),
+         absl::StrFormat("%d x %s, %s", cache.instances, SizeText(cache.size_bytes), cache.type));
+  }
+  line("features", KnownOr(absl::StrJoin(machine.features, " ")));
+  line("chosen", ChosenIsa(machine));
+  line("why", machine.why);
+  const std::vector<std::string> others = OtherIsas(machine);
+  line("could run too", others.empty()
+                            ? "nothing else"
+                            : absl::StrCat(absl::StrJoin(others, ", "), " (--cpu-isa forces one)"));
+  out.flush();
+}
+
+int RunInspectMachine(OutputFormat output, const Io& io) {
+  const MachineInfo machine = DescribeMachine();
+  if (output == OutputFormat::kJson) {
+    io.out << MachineJson(machine).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
+  } else {
+    PrintMachineText(machine, io.out);
+  }
+  return kExitOk;
+}
+
+}  // namespace nibble
