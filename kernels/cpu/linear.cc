@@ -47,8 +47,11 @@ constexpr int64_t kMinParallelRows = 4 * 1024;
 
 const LinearKernels& KernelsOf(CpuIsa isa) {
   switch (isa) {
+    case CpuIsa::kAvx512VnniBf16:
     case CpuIsa::kAvx512Vnni:
       return kAvx512Linear;
+    case CpuIsa::kAvx512:
+    case CpuIsa::kAvxVnni:
     case CpuIsa::kAvx2:
       return kAvx2Linear;
     default:

@@ -16,13 +16,7 @@
 
 namespace nibble {
 
-inline std::vector<CpuIsa> IsasOfThisMachine() {
-  std::vector<CpuIsa> isas;
-  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
-    if (ChooseIsa(isa).ok()) isas.push_back(isa);
-  }
-  return isas;
-}
+inline std::vector<CpuIsa> IsasOfThisMachine() { return SupportedIsas(); }
 
 struct LinearCall {
   std::vector<quant::Matrix> matrices;
