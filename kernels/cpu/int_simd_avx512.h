@@ -45,14 +45,18 @@ struct Avx512Ints {
   // Sums of unsigned codes of at most kLimit times signed bytes. Begin(init) .. Add .. End(sum,
   // init) is init + all products; Zero() .. Add .. End(sum, 0) a second chain.
   //
-  // Eight-bit codes: u8 times s8 would saturate 16 bits (2 * 255 * 127), so |w| is the unsigned
-  // operand and the activation takes w's sign: at most 2 * 128 * 127, which 16 bits just hold.
+  // Codes of up to 127: a pair of products is at most 2 * 127 * 127. Eight-bit codes would saturate
+  // 16 bits (2 * 255 * 127), so |w| is the unsigned operand and the activation takes w's sign: at
+  // most 2 * 128 * 127, which 16 bits just hold.
   template <int kLimit>
   struct Dot {
     using Sum = Ints;
     static Sum Begin(Ints init) { return init; }
     static Sum Zero() { return ZeroInts(); }
     static Sum Add(Sum sum, Ints codes, const uint8_t* x) {
+      if constexpr (kLimit <= 127) {
+        return AddInts(sum, AddPairs(_mm512_maddubs_epi16(codes, BroadcastInt(x))));
+      }
       const Ints w = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
       const Ints all = BroadcastInt(x);
       const Ints signed_x = _mm512_mask_sub_epi8(all, _mm512_movepi8_mask(w), ZeroInts(), all);

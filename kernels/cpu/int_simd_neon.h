@@ -48,6 +48,33 @@ struct NeonInts {
     return {
         {vandq_s32(vshlq_s32(x.val[0], right), byte), vandq_s32(vshlq_s32(x.val[1], right), byte)}};
   }
+  static Ints And(Ints a, Ints b) {
+    return {{vandq_s32(a.val[0], b.val[0]), vandq_s32(a.val[1], b.val[1])}};
+  }
+  static Ints Or(Ints a, Ints b) {
+    return {{vorrq_s32(a.val[0], b.val[0]), vorrq_s32(a.val[1], b.val[1])}};
+  }
+  static void StoreBytes(uint8_t* p, Ints x) {
+    vst1q_u8(p, vreinterpretq_u8_s32(x.val[0]));
+    vst1q_u8(p + 16, vreinterpretq_u8_s32(x.val[1]));
+  }
+  static Ints WidenU8(const uint8_t* p) {
+    const uint16x8_t words = vmovl_u8(vld1_u8(p));
+    return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words))),
+             vreinterpretq_s32_u32(vmovl_high_u16(words))}};
+  }
+  static Ints WidenS8(const uint8_t* p) {
+    const int16x8_t words = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
+    return {{vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words)}};
+  }
+  static Ints RepeatBytes16(const uint8_t* p) { return Both(vreinterpretq_s32_u8(vld1q_u8(p))); }
+  static int32x4_t LookupOf(int32x4_t table, int32x4_t indexes) {
+    return vreinterpretq_s32_u8(
+        vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(indexes)));
+  }
+  static Ints Lookup(Ints table, Ints indexes) {
+    return {{LookupOf(table.val[0], indexes.val[0]), LookupOf(table.val[0], indexes.val[1])}};
+  }
   static Ints AddInts(Ints a, Ints b) {
     return {{vaddq_s32(a.val[0], b.val[0]), vaddq_s32(a.val[1], b.val[1])}};
   }
@@ -57,6 +84,17 @@ struct NeonInts {
   template <int kBits>
   static Ints ShiftLeft(Ints x) {
     return {{vshlq_n_s32(x.val[0], kBits), vshlq_n_s32(x.val[1], kBits)}};
+  }
+  template <int kBits>
+  static int32x4_t ShiftRightOf(int32x4_t x) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), kBits));
+  }
+  template <int kBits>
+  static Ints ShiftRight(Ints x) {
+    return {{ShiftRightOf<kBits>(x.val[0]), ShiftRightOf<kBits>(x.val[1])}};
+  }
+  static Floats AsFloats(Ints x) {
+    return {{vreinterpretq_f32_s32(x.val[0]), vreinterpretq_f32_s32(x.val[1])}};
   }
 
   template <int kLimit>
@@ -85,14 +123,32 @@ struct NeonInts {
     const auto* floats = static_cast<const float*>(p);
     return {{vld1q_f32(floats), vld1q_f32(floats + 4)}};
   }
-  static Floats LoadF16(const uint8_t* p) {
-    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+  static Floats FromF16(uint16x8_t bits) {
+    const float16x8_t halves = vreinterpretq_f16_u16(bits);
     return {{vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)}};
   }
+  static Floats LoadF16(const uint8_t* p) { return FromF16(vreinterpretq_u16_u8(vld1q_u8(p))); }
   static Floats LoadBf16(const uint8_t* p) {
     const uint16x8_t bits = vreinterpretq_u16_u8(vld1q_u8(p));
     return {{vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(bits), 16)),
              vreinterpretq_f32_u32(vshll_high_n_u16(bits, 16))}};
+  }
+  static Floats LoadE4m3(const uint8_t* p) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
+    return FromF16(vandq_u16(vreinterpretq_u16_s16(vshlq_n_s16(wide, 7)), vdupq_n_u16(0xBFFF)));
+  }
+  static Floats LoadE5m2(const uint8_t* p) { return FromF16(vshll_n_u8(vld1_u8(p), 8)); }
+  using Table16 = uint8x16x4_t;
+  static Table16 LoadTable16(const float* p) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(p);
+    return {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+  }
+  static float32x4_t Lookup16Of(Table16 table, int32x4_t indexes) {  // by the bytes of each float
+    const int32x4_t at = vmlaq_s32(vdupq_n_s32(0x03020100), indexes, vdupq_n_s32(0x04040404));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_s32(at)));
+  }
+  static Floats Lookup16(Table16 table, Ints indexes) {
+    return {{Lookup16Of(table, indexes.val[0]), Lookup16Of(table, indexes.val[1])}};
   }
   static void StoreFloats(float* p, Floats x) {
     vst1q_f32(p, x.val[0]);

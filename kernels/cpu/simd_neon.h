@@ -45,6 +45,19 @@ struct NeonVec {
     for (int i = 0; i < n; ++i) p[i] = whole[i];
   }
   static Reg LoadF16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static Reg LoadBf16(const uint16_t* p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+  }
+  static int16x4_t WidenFour(const void* p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    return vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four))));
+  }
+  static Reg LoadI8(const int8_t* p) { return vcvtq_f32_s32(vmovl_s16(WidenFour(p))); }
+  static Reg LoadE4m3(const uint8_t* p) {  // as Avx2Vec's
+    const uint16x4_t words = vreinterpret_u16_s16(vshl_n_s16(WidenFour(p), 7));
+    return vcvt_f32_f16(vreinterpret_f16_u16(vand_u16(words, vdup_n_u16(0xBFFF))));
+  }
   static Reg LoadF16Partial(const uint16_t* p, int n) {
     if (n >= kWidth) return LoadF16(p);
     uint16_t whole[kWidth] = {};
@@ -97,6 +110,18 @@ struct NeonVec {
     const int32x4_t power = vcvtnq_s32_f32(n);
     const int32x4_t half = vshrq_n_s32(power, 1);
     return Mul(Mul(p, PowerOfTwo(half)), PowerOfTwo(vsubq_s32(power, half)));
+  }
+  static Reg Exp2(Reg x) {  // as Avx2Vec's
+    x = vmaxq_f32(Set1(-127.0f), x);
+    const Reg n = vrndnq_f32(x);
+    const Reg r = Sub(x, n);
+    Reg p = Set1(0.00133813021f);
+    p = Fma(p, r, Set1(0.00966636837f));
+    p = Fma(p, r, Set1(0.0555038117f));
+    p = Fma(p, r, Set1(0.240223497f));
+    p = Fma(p, r, Set1(0.693147182f));
+    p = Fma(p, r, Set1(1.0f));
+    return Mul(p, PowerOfTwo(vcvtnq_s32_f32(n)));
   }
   static Reg PowerOfTwo(int32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));

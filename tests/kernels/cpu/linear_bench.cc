@@ -91,7 +91,8 @@ void Head(benchmark::State& state) {
 }
 
 void Shapes(benchmark::internal::Benchmark* bench) {
-  for (const CpuIsa isa : {CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
+  for (const CpuIsa isa : SupportedIsas()) {
+    if (isa == CpuIsa::kScalar || isa == CpuIsa::kAvx512VnniBf16) continue;  // slow; as avx512_vnni
     for (const int rows : {1, 8, 32, 512}) {
       for (const int threads : {1, 2}) bench->Args({rows, static_cast<int>(isa), threads});
     }
