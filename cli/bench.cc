@@ -85,19 +85,19 @@ absl::StatusOr<RunnerOptions> RunnerFor(const BenchFlags& flags, const std::stri
   return options;
 }
 
-Json ModelJson(const BenchFlags& flags, const LocalModel& model) {
+Json ModelJson(const BenchFlags& flags, const LocalModel& model, int64_t kv_bytes_per_token) {
   std::error_code ignored;
   const auto file_bytes = std::filesystem::file_size(flags.model.model, ignored);
   return {{"file", std::filesystem::path(flags.model.model).filename().string()},
           {"file_bytes", ignored ? 0 : static_cast<int64_t>(file_bytes)},
           {"weights_bytes", model.runner->bytes().weights},
-          {"kv_bytes_per_token", KvBytesPerToken(model.config)},
+          {"kv_bytes_per_token", kv_bytes_per_token},
           {"activations", flags.model.cpu.activations == CpuActivations::kInt8 ? "int8" : "f32"}};
 }
 
-void AddRooflines(const LocalModel& model, const MachinePeaks& peaks, CpuActivations activations,
-                  std::vector<BenchResult>& results) {
-  const ModelCost cost = CostOf(model.config, model.runner->bytes(), KvBytesPerToken(model.config));
+void AddRooflines(const LocalModel& model, int64_t kv_bytes_per_token, const MachinePeaks& peaks,
+                  CpuActivations activations, std::vector<BenchResult>& results) {
+  const ModelCost cost = CostOf(model.config, model.runner->bytes(), kv_bytes_per_token);
   const int32_t max_batch_tokens = model.runner->limits().max_batch_tokens;
   for (BenchResult& result : results) {
     const PassCost pass =
@@ -139,7 +139,8 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
   }
   const DeviceInfo device = model.backend->Info();
   if (run.results.empty()) run.device = device;
-  run.model = ModelJson(flags, model);
+  const int64_t kv_bytes = KvBytesPerToken(model.config, options.kv_cache_type);
+  run.model = ModelJson(flags, model, kv_bytes);
   const bool measured = !run.peaks.empty() && run.peaks.back().num_threads == device.num_threads;
   if (!flags.no_roofline && !measured) {
     NIBBLE_ASSIGN_OR_RETURN(const MachinePeaks peaks,
@@ -161,7 +162,7 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
     result.kv_cache_type = kv_cache_type;
   }
   if (!flags.no_roofline) {
-    AddRooflines(model, run.peaks.back(), flags.model.cpu.activations, results);
+    AddRooflines(model, kv_bytes, run.peaks.back(), flags.model.cpu.activations, results);
   }
   run.results.insert(run.results.end(), results.begin(), results.end());
   return absl::OkStatus();

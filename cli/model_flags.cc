@@ -53,12 +53,17 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
 
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {
   const std::string whose = prefix == "--" ? "" : "Base: ";
-  flags.AddChoice<CpuIsa>(prefix + "cpu-isa", model.cpu.isa,
-                          {{"auto", CpuIsa::kAuto},
-                           {"scalar", CpuIsa::kScalar},
-                           {"avx2", CpuIsa::kAvx2},
-                           {"avx512_vnni", CpuIsa::kAvx512Vnni}},
-                          whose + "Instruction set of the kernels");
+  flags.AddChoice<CpuIsa>(
+      prefix + "cpu-isa", model.cpu.isa,
+      {{"auto", CpuIsa::kAuto},
+       {"scalar", CpuIsa::kScalar},
+       {"avx2", CpuIsa::kAvx2},
+       {"avx512", CpuIsa::kAvx512},
+       {"avx_vnni", CpuIsa::kAvxVnni},
+       {"avx512_vnni", CpuIsa::kAvx512Vnni},
+       {"avx512_vnni_bf16", CpuIsa::kAvx512VnniBf16},
+       {"neon_dotprod", CpuIsa::kNeonDotprod}},
+      whose + "Instruction set of the kernels; one the machine lacks is refused");
   flags.AddChoice<CpuActivations>(prefix + "cpu-activations", model.cpu.activations,
                                   {{"int8", CpuActivations::kInt8}, {"f32", CpuActivations::kF32}},
                                   whose + "int8: fast; f32: the exact path, for comparisons");

@@ -134,7 +134,18 @@ class Backend {
   virtual void Sample(const SampleParams& params) = 0;
 };
 
-enum class CpuIsa : uint8_t { kAuto, kScalar, kAvx2, kAvx512Vnni };
+// What the CPU kernels are compiled for; kernels/cpu/isa.h says which instructions each name stands
+// for. In ascending order of preference on each architecture.
+enum class CpuIsa : uint8_t {
+  kAuto,  // the best of the machine
+  kScalar,
+  kAvx2,
+  kAvx512,
+  kAvxVnni,
+  kAvx512Vnni,
+  kAvx512VnniBf16,
+  kNeonDotprod,
+};
 enum class CpuActivations : uint8_t {
   kInt8,  // rows quantized to int8 in groups of 32 before a linear: fast
   kF32,   // the exact path: f32 activations times dequantized weights

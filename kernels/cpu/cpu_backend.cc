@@ -37,13 +37,20 @@ constexpr int64_t kHugeBufferBytes = int64_t{64} << 20;
 
 const cpu::RowKernels& KernelsFor(CpuIsa isa) {
   switch (isa) {
+    case CpuIsa::kAvx512VnniBf16:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAvx512:
       return cpu::kAvx512RowKernels;
+    case CpuIsa::kAvxVnni:
     case CpuIsa::kAvx2:
       return cpu::kAvx2RowKernels;
-    default:
-      return cpu::kScalarRowKernels;
+    case CpuIsa::kNeonDotprod:
+      return cpu::kNeonRowKernels;
+    case CpuIsa::kScalar:
+    case CpuIsa::kAuto:
+      break;
   }
+  return cpu::kScalarRowKernels;
 }
 
 int64_t TotalMemory() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }

@@ -1,11 +1,7 @@
-// The policy of linear_tiles_inl.h for AVX-512 (F, BW, DQ, VL) with VNNI: sixteen output features a
-// register. VPDPBUSD multiplies 64 unsigned weight bytes with 64 signed activation bytes and adds
-// fours of them into 16 lanes, one feature each; the weight is the register operand, four
-// activations of one token the broadcast one. This file explains the members; the other
-// int_simd_*.h offer the same.
-//
-// What bounds it: on Zen 4 one 512-bit multiply of any kind issues a cycle. 32 columns of Q4_1 are
-// 8 dot products, a product of the scales and two fused adds; all else hides behind those eleven.
+// The policy of linear_tiles_inl.h for AVX-512 (F, BW, DQ, VL): sixteen output features a register,
+// strips of 8 tokens. This file explains the members; the other int_simd_*.h offer the same.
+// Without VNNI, unsigned bytes times signed bytes go through VPMADDUBSW (pairs, 16 bits) and
+// VPMADDWD (fours, 32 bits), as in int_simd_avx2.h; int_simd_avx512_vnni.h replaces that.
 #pragma once
 
 #include <immintrin.h>
@@ -15,12 +11,13 @@
 namespace nibble::cpu {
 namespace {
 
-struct Avx512VnniInts {
+struct Avx512Ints {
   static constexpr int kLanes = 16;       // output features of a register
   static constexpr int kStripTokens = 8;  // with 8 sums and 8 dots half of the registers are full
-  static constexpr bool kSignedBytes = false;  // eight-bit codes stay unsigned: code = value + 128
-  using Ints = __m512i;                        // one 32-bit lane a feature, or its 4 code bytes
-  using Floats = __m512;                       // one lane a feature
+  // Whether Dot takes eight-bit codes as code - 128, which undoes their zero point of 128.
+  static constexpr bool kSignedBytes = true;
+  using Ints = __m512i;   // one 32-bit lane a feature, or its 4 code bytes
+  using Floats = __m512;  // one lane a feature
   using UnalignedInt = int32_t __attribute__((may_alias, aligned(1)));
   using UnalignedFloat = float __attribute__((may_alias, aligned(1)));
 
@@ -55,22 +52,33 @@ struct Avx512VnniInts {
   static Ints ShiftLeft(Ints x) {
     return _mm512_slli_epi32(x, kBits);
   }
-
   template <int kBits>
   static Ints ShiftRight(Ints x) {  // zeros come in
     return _mm512_srli_epi32(x, kBits);
   }
   static Floats AsFloats(Ints x) { return _mm512_castsi512_ps(x); }
+  // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
+  static Ints AddPairs(Ints words) { return _mm512_madd_epi16(words, _mm512_set1_epi16(1)); }
 
   // Sums of unsigned codes of at most kLimit times signed bytes. Begin(init) .. Add .. End(sum,
   // init) is init + all products; Zero() .. Add .. End(sum, 0) a second chain.
+  //
+  // Codes of up to 127: a pair of products is at most 2 * 127 * 127. Eight-bit codes would saturate
+  // 16 bits (2 * 255 * 127), so |w| is the unsigned operand and the activation takes w's sign: at
+  // most 2 * 128 * 127, which 16 bits just hold.
   template <int kLimit>
   struct Dot {
     using Sum = Ints;
     static Sum Begin(Ints init) { return init; }
     static Sum Zero() { return ZeroInts(); }
-    static Sum Add(Sum sum, Ints w, const uint8_t* x) {
-      return _mm512_dpbusd_epi32(sum, w, BroadcastInt(x));
+    static Sum Add(Sum sum, Ints codes, const uint8_t* x) {
+      if constexpr (kLimit <= 127) {
+        return AddInts(sum, AddPairs(_mm512_maddubs_epi16(codes, BroadcastInt(x))));
+      }
+      const Ints w = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+      const Ints all = BroadcastInt(x);
+      const Ints signed_x = _mm512_mask_sub_epi8(all, _mm512_movepi8_mask(w), ZeroInts(), all);
+      return AddInts(sum, AddPairs(_mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_x)));
     }
     static Ints End(Sum sum, Ints) { return sum; }
   };
@@ -135,6 +143,19 @@ struct Avx512VnniInts {
       sum[h] = _mm512_reduce_add_epi32(ints);
     }
   }
+};
+
+// Nibbles: a pair of products is at most 2 * 15 * 127, so the eight of a chunk can wait in 16 bits
+// before they are widened.
+template <>
+struct Avx512Ints::Dot<15> {
+  using Sum = Ints;
+  static Sum Begin(Ints) { return ZeroInts(); }
+  static Sum Zero() { return ZeroInts(); }
+  static Sum Add(Sum words, Ints w, const uint8_t* x) {
+    return _mm512_add_epi16(words, _mm512_maddubs_epi16(w, BroadcastInt(x)));
+  }
+  static Ints End(Sum words, Ints init) { return AddInts(init, AddPairs(words)); }
 };
 
 }  // namespace

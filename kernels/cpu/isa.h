@@ -1,6 +1,13 @@
-// Which instruction set the CPU backend runs, found by cpuid at start-up. (AVX2 here means AVX2 +
-// FMA + F16C; AVX-512-VNNI means F, BW, DQ, VL and VNNI; both also need the operating system to
-// save the registers.)
+// Which instruction set the CPU backend runs, found at start-up: by cpuid on x86-64 (with XGETBV:
+// the operating system must save the wide registers), by AT_HWCAP on arm64.
+//
+//   scalar            plain C++, everywhere; the oracle of the others
+//   avx2              AVX2, FMA, F16C
+//   avx512            and AVX-512 F, BW, DQ, VL
+//   avx_vnni          avx2 and AVX-VNNI (VPDPBUSD in 256 bits: Alder Lake)
+//   avx512_vnni       avx512 and AVX-512-VNNI
+//   avx512_vnni_bf16  avx512_vnni and AVX-512-BF16
+//   neon_dotprod      arm64 with SDOT and UDOT (ARMv8.2 DotProd)
 #pragma once
 
 #include <string>
@@ -17,7 +24,13 @@ struct IsaChoice {
   std::string why;               // one line: what the machine has, what was chosen and why
 };
 
-absl::string_view IsaName(CpuIsa isa);  // "auto", "scalar", "avx2", "avx512_vnni"
+absl::string_view IsaName(CpuIsa isa);  // "auto", or a name of the list above
+
+// All of the list above, on any architecture, in its order (which is the enum's).
+std::vector<CpuIsa> AllIsas();
+
+// Those this machine has, in that order: scalar first, the best last.
+std::vector<CpuIsa> SupportedIsas();
 
 // The best this machine has.
 CpuIsa DetectIsa();

@@ -47,13 +47,23 @@ constexpr int64_t kMinParallelRows = 4 * 1024;
 
 const LinearKernels& KernelsOf(CpuIsa isa) {
   switch (isa) {
+    // BF16's product (VDPBF16PS) would round the f32 activations that bf16 weights are promised.
+    case CpuIsa::kAvx512VnniBf16:
     case CpuIsa::kAvx512Vnni:
+      return kAvx512VnniLinear;
+    case CpuIsa::kAvxVnni:
+      return kAvxVnniLinear;
+    case CpuIsa::kAvx512:
       return kAvx512Linear;
     case CpuIsa::kAvx2:
       return kAvx2Linear;
-    default:
-      return kScalarLinear;
+    case CpuIsa::kNeonDotprod:
+      return kNeonLinear;
+    case CpuIsa::kScalar:
+    case CpuIsa::kAuto:
+      break;
   }
+  return kScalarLinear;
 }
 
 int NumParts(const ThreadPool& pool, int64_t units, int64_t work) {

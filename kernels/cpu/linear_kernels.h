@@ -113,8 +113,13 @@ struct LinearKernels {
   void (*store_tile)(const float* sums, int32_t tokens, const OutputTile& out);
 };
 
+// One for each of isa.h, but that avx512_vnni_bf16 takes kAvx512VnniLinear. Empty where the
+// compiler's architecture is another.
 extern const LinearKernels kScalarLinear;
 extern const LinearKernels kAvx2Linear;
 extern const LinearKernels kAvx512Linear;
+extern const LinearKernels kAvxVnniLinear;
+extern const LinearKernels kAvx512VnniLinear;
+extern const LinearKernels kNeonLinear;
 
 }  // namespace nibble::cpu

@@ -78,5 +78,7 @@ struct RowKernels {
 extern const RowKernels kScalarRowKernels;
 extern const RowKernels kAvx2RowKernels;    // needs AVX2, FMA, F16C
 extern const RowKernels kAvx512RowKernels;  // needs AVX-512 F, BW, DQ, VL
+extern const RowKernels
+    kNeonRowKernels;  // needs arm64; empty elsewhere, as the two above are on arm64
 
 }  // namespace nibble::cpu

@@ -1,8 +1,11 @@
 // Compiled with -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c.
+#include "kernels/cpu/row_kernels.h"
+
+#if defined(__AVX512BW__)
+
 #include "kernels/cpu/attention_inl.h"
 #include "kernels/cpu/rms_norm_inl.h"
 #include "kernels/cpu/rope_inl.h"
-#include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/sample_inl.h"
 #include "kernels/cpu/simd_avx512.h"
 
@@ -27,3 +30,11 @@ const RowKernels kAvx512RowKernels = {
 };
 
 }  // namespace nibble::cpu
+
+#else  // not an x86-64 compiler: never chosen (isa.h), but linked
+
+namespace nibble::cpu {
+const RowKernels kAvx512RowKernels = {};
+}  // namespace nibble::cpu
+
+#endif

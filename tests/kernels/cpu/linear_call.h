@@ -18,12 +18,16 @@
 
 namespace nibble {
 
+// The instruction sets to test the linear op on: those of the machine. In the twin program of
+// CMakeLists.txt, whose linear_avx_vnni.cc is compiled for AVX-512-VNNI's encoding, that one (and
+// avx2 to compare it with), although the machine may lack it.
 inline std::vector<CpuIsa> IsasOfThisMachine() {
-  std::vector<CpuIsa> isas;
-  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
-    if (ChooseIsa(isa).ok()) isas.push_back(isa);
-  }
-  return isas;
+#if defined(NIBBLE_AVX_VNNI_TWIN)
+  if (!ChooseIsa(CpuIsa::kAvx512Vnni).ok()) return {CpuIsa::kScalar};
+  return {CpuIsa::kAvx2, CpuIsa::kAvxVnni};
+#else
+  return SupportedIsas();
+#endif
 }
 
 // Meets int8 activations under CpuActivations::kInt8.

@@ -1,5 +1,6 @@
 #include "kernels/cpu/linear.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -364,18 +365,21 @@ TEST_P(LinearIsaTest, NoRowsIsNoWork) {
   EXPECT_TRUE(call.Run(pool, GetParam(), CpuActivations::kInt8).empty());
 }
 
-// Both have fused multiply-adds and the same order: a model answers the same on either.
-TEST(LinearIsasTest, Avx2AndAvx512AreTheSameBits) {
-  if (!ChooseIsa(CpuIsa::kAvx512Vnni).ok()) GTEST_SKIP() << "this machine lacks avx512_vnni";
+// All have fused multiply-adds and the same order: a linear call answers the same on any of them.
+TEST(LinearIsasTest, AllVectorIsasGiveTheSameBits) {
+  std::vector<CpuIsa> isas = IsasOfThisMachine();
+  isas.erase(std::remove(isas.begin(), isas.end(), CpuIsa::kScalar), isas.end());
+  if (isas.size() < 2) GTEST_SKIP() << "this machine has no two vector instruction sets";
   ThreadPool pool(1);
   for (const WeightCase& weight : kWeights) {
     for (const CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
       LinearCall call;
       call.AddWeight(quant::RandomMatrix(weight.spec, 31));
       call.FillX(12, 32);
-      EXPECT_EQ(call.Run(pool, CpuIsa::kAvx2, activations),
-                call.Run(pool, CpuIsa::kAvx512Vnni, activations))
-          << weight.name;
+      const std::vector<float> first = call.Run(pool, isas[0], activations);
+      for (const CpuIsa isa : isas) {
+        EXPECT_EQ(call.Run(pool, isa, activations), first) << weight.name << " " << IsaName(isa);
+      }
     }
   }
 }

@@ -15,13 +15,7 @@
 
 namespace nibble {
 
-inline std::vector<CpuIsa> AvailableIsas() {
-  std::vector<CpuIsa> isas;
-  for (CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
-    if (ChooseIsa(isa).ok()) isas.push_back(isa);
-  }
-  return isas;
-}
+inline std::vector<CpuIsa> AvailableIsas() { return SupportedIsas(); }
 
 inline std::string NameOfIsa(const testing::TestParamInfo<CpuIsa>& info) {
   return std::string(IsaName(info.param));

@@ -1,0 +1,31 @@
+// int_simd_avx512.h with VNNI: VPDPBUSD multiplies 64 unsigned weight bytes with 64 signed
+// activation bytes and adds fours of them into 16 lanes, one feature each; the weight is the
+// register operand, four activations of one token the broadcast one. The 32-bit sum does not
+// saturate: VPDPBUSDS would.
+//
+// What bounds it: on Zen 4 one 512-bit multiply of any kind issues a cycle. 32 columns of Q4_1 are
+// 8 dot products, a product of the scales and two fused adds; all else hides behind those eleven.
+#pragma once
+
+#include "kernels/cpu/int_simd_avx512.h"
+
+namespace nibble::cpu {
+namespace {
+
+struct Avx512VnniInts : Avx512Ints {
+  static constexpr bool kSignedBytes = false;  // eight-bit codes stay unsigned: code = value + 128
+
+  template <int kLimit>
+  struct Dot {
+    using Sum = Ints;
+    static Sum Begin(Ints init) { return init; }
+    static Sum Zero() { return ZeroInts(); }
+    static Sum Add(Sum sum, Ints w, const uint8_t* x) {
+      return _mm512_dpbusd_epi32(sum, w, BroadcastInt(x));
+    }
+    static Ints End(Sum sum, Ints) { return sum; }
+  };
+};
+
+}  // namespace
+}  // namespace nibble::cpu
