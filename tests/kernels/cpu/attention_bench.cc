@@ -125,7 +125,10 @@ void Op(benchmark::State& state) {
 void Cases(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"type", "isa", "threads", "batch", "context", "rows"});
   const auto add = [bench](DType type, CpuIsa isa, int64_t batch, int64_t context, int64_t rows) {
-    bench->Args({static_cast<int64_t>(type), static_cast<int64_t>(isa), 2, batch, context, rows});
+    for (const int64_t threads : {1, 2}) {
+      bench->Args(
+          {static_cast<int64_t>(type), static_cast<int64_t>(isa), threads, batch, context, rows});
+    }
   };
   for (const CpuIsa isa : {CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
     for (const DType type : {DType::kF16, DType::kBf16, DType::kI8, DType::kF8E4M3}) {
