@@ -19,6 +19,13 @@ std::string ActivationsName(CpuActivations activations) {
   return activations == CpuActivations::kF32 ? "f32" : "int8";
 }
 
+std::string KvCacheTypeName(DType type) {
+  for (const auto& [name, value] : KvCacheTypes()) {
+    if (value == type) return name;
+  }
+  return "unknown";
+}
+
 absl::Status Validate(const DivergenceFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.candidate.model));
   return CheckTextFlags(flags.text);
@@ -42,7 +49,8 @@ absl::Status LoadSide(const DivergenceFlags& flags, const ModelFlags& side, cons
 }
 
 DivergenceSide Describe(const ModelFlags& flags, const LocalModel& model) {
-  return {flags.model, model.backend->Info().isa, flags.cpu.activations};
+  return {flags.model, model.backend->Info().isa, flags.cpu.activations,
+          flags.runner.kv_cache_type};
 }
 
 struct Report {
@@ -89,12 +97,13 @@ Estimate PerplexityRatio(const DivergenceResult& result) {
 nlohmann::ordered_json SideJson(const DivergenceSide& side) {
   return {{"model", side.model},
           {"cpu_isa", side.isa},
-          {"cpu_activations", ActivationsName(side.activations)}};
+          {"cpu_activations", ActivationsName(side.activations)},
+          {"kv_cache_type", KvCacheTypeName(side.kv_cache_type)}};
 }
 
 std::string SideText(const char* what, const DivergenceSide& side) {
-  return absl::StrFormat("%-11s%s  %s  %s activations\n", what, side.model, side.isa,
-                         ActivationsName(side.activations));
+  return absl::StrFormat("%-11s%s  %s  %s activations  %s cache\n", what, side.model, side.isa,
+                         ActivationsName(side.activations), KvCacheTypeName(side.kv_cache_type));
 }
 
 }  // namespace
@@ -112,13 +121,13 @@ std::string DivergenceFooter() {
   logprob_delta   log p of the text's token, candidate minus base: negative means the candidate is worse
   perplexity      of both, and their ratio, exp(-mean delta)
   +- is one standard error of the mean, scored tokens taken as independent. Those of delta and ratio are paired.
-  Without --base flags the base is the same file with f32 activations, the exact path.
+  Without --base flags the base is the same file with f32 activations and an f16 cache, the exact path.
 
 JSON
   {"windows","window","first_scored","tokens","kl":{"mean","standard_error","median","p90","p99","max"},
   "top1_agreement":{"percent","standard_error"},"logprob_delta":{"mean","standard_error"},
   "perplexity":{"base","candidate","ratio","ratio_standard_error"},
-  "base":{"model","cpu_isa","cpu_activations"},"candidate":{..}}
+  "base":{"model","cpu_isa","cpu_activations","kv_cache_type"},"candidate":{..}}
 
 Examples
   nibble eval divergence --model m.gguf --text tests/data/eval.txt                      what int8 activations cost
@@ -131,11 +140,13 @@ void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence) {
   AddModelFlag(flags, divergence.candidate);
   AddTextFlags(flags, divergence.text);
   AddDeviceFlags(flags, divergence.candidate);
+  AddKvCacheTypeFlag(flags, divergence.candidate);
   flags
       .Add("--base-model", divergence.base.model,
            "GGUF file of the base, with the same tokenizer; empty: that of --model")
       ->type_name("FILE");
   AddArithmeticFlags(flags, divergence.base, "--base-");
+  AddKvCacheTypeFlag(flags, divergence.base, "--base-");
   flags
       .Add("--max-batch-tokens", divergence.candidate.runner.max_batch_tokens, "Tokens of one step")
       ->check(CLI::Range(1, 1 << 16));

@@ -31,6 +31,7 @@ struct DivergenceSide {
   std::string model;  // path
   std::string isa;    // never "auto"
   CpuActivations activations = CpuActivations::kInt8;
+  DType kv_cache_type = DType::kF16;
 };
 
 // Everything the text output says, unrounded; the keys are in the help.

@@ -93,7 +93,8 @@ RunnerOptions OneWindowRunner(const ModelFlags& model, int32_t window, const Mod
   const int64_t blocks = (window + options.block_size - 1) / options.block_size;
   options.max_context = window;
   options.max_sequences = 1;
-  options.kv_cache_bytes = blocks * options.block_size * KvBytesPerToken(config);
+  options.kv_cache_bytes =
+      blocks * options.block_size * KvBytesPerToken(config, options.kv_cache_type);
   return options;
 }
 

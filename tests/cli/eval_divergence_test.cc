@@ -33,22 +33,23 @@ WindowOptions Windows() {
   return windows;
 }
 
-const DivergenceSide kBase = {"a.gguf", "avx2", CpuActivations::kF32};
-const DivergenceSide kCandidate = {"b.gguf", "scalar", CpuActivations::kInt8};
+const DivergenceSide kBase = {"a.gguf", "avx2", CpuActivations::kF32, DType::kF16};
+const DivergenceSide kCandidate = {"b.gguf", "scalar", CpuActivations::kInt8, DType::kF8E4M3};
 
 TEST(DivergenceJsonTest, HasTheKeysOfTheContractInOrder) {
   DivergenceResult result = Result();
   result.delta = {0, 0.25};
   result.base_nll = result.candidate_nll = 0;
-  EXPECT_EQ(DivergenceJson(result, Windows(), kBase, kCandidate).dump(),
-            R"({"windows":2,"window":512,"first_scored":257,"tokens":510,)"
-            R"("kl":{"mean":0.25,"standard_error":0.0625,"median":0.125,"p90":0.5,"p99":1.0,)"
-            R"("max":2.0},"top1_agreement":{"percent":75.0,"standard_error":3.125},)"
-            R"("logprob_delta":{"mean":0.0,"standard_error":0.25},)"
-            R"("perplexity":{"base":1.0,"candidate":1.0,"ratio":1.0,)"
-            R"("ratio_standard_error":0.25},)"
-            R"("base":{"model":"a.gguf","cpu_isa":"avx2","cpu_activations":"f32"},)"
-            R"("candidate":{"model":"b.gguf","cpu_isa":"scalar","cpu_activations":"int8"}})");
+  EXPECT_EQ(
+      DivergenceJson(result, Windows(), kBase, kCandidate).dump(),
+      R"({"windows":2,"window":512,"first_scored":257,"tokens":510,)"
+      R"("kl":{"mean":0.25,"standard_error":0.0625,"median":0.125,"p90":0.5,"p99":1.0,)"
+      R"("max":2.0},"top1_agreement":{"percent":75.0,"standard_error":3.125},)"
+      R"("logprob_delta":{"mean":0.0,"standard_error":0.25},)"
+      R"("perplexity":{"base":1.0,"candidate":1.0,"ratio":1.0,)"
+      R"("ratio_standard_error":0.25},)"
+      R"("base":{"model":"a.gguf","cpu_isa":"avx2","cpu_activations":"f32","kv_cache_type":"f16"},)"
+      R"("candidate":{"model":"b.gguf","cpu_isa":"scalar","cpu_activations":"int8","kv_cache_type":"fp8"}})");
 }
 
 TEST(DivergenceJsonTest, TheRatioIsThatOfThePerplexities) {
@@ -61,8 +62,8 @@ TEST(DivergenceJsonTest, TheRatioIsThatOfThePerplexities) {
 TEST(DivergenceTextTest, SaysWhatRanAndWhatWasScored) {
   const std::string text = DivergenceText(Result(), Windows(), kBase, kCandidate);
   for (const char* part :
-       {"base       a.gguf  avx2  f32 activations\n",
-        "candidate  b.gguf  scalar  int8 activations\n",
+       {"base       a.gguf  avx2  f32 activations  f16 cache\n",
+        "candidate  b.gguf  scalar  int8 activations  fp8 cache\n",
         "510 tokens: positions 257..511 of 2 windows", "mean 0.250000 +- 0.062500", "99 % 1.000000",
         "75.00 % +- 3.12 the same", "mean -0.500000", "ratio 1.648721"}) {
     EXPECT_THAT(text, HasSubstr(part));
@@ -86,13 +87,15 @@ TEST(DivergenceFlagsTest, TheBaseIsTheExactPathUnlessToldOtherwise) {
   EXPECT_EQ(divergence.text.skip, "half");
   app.parse(
       "--model m --text t --base-cpu-activations int8 --base-cpu-isa scalar "
-      "--cpu-activations f32 --base-model b");
+      "--cpu-activations f32 --base-model b --kv-cache-type int8");
   EXPECT_EQ(divergence.base.cpu.activations, CpuActivations::kInt8);
   EXPECT_EQ(divergence.base.cpu.isa, CpuIsa::kScalar);
   EXPECT_EQ(divergence.base.model, "b");
   EXPECT_EQ(divergence.candidate.cpu.activations, CpuActivations::kF32);
   EXPECT_EQ(divergence.candidate.cpu.isa, CpuIsa::kAuto);
   EXPECT_EQ(divergence.candidate.model, "m");
+  EXPECT_EQ(divergence.candidate.runner.kv_cache_type, DType::kI8);
+  EXPECT_EQ(divergence.base.runner.kv_cache_type, DType::kF16);
 }
 
 TEST(RunDivergenceTest, WrongUsageAndMissingFilesAreNamed) {

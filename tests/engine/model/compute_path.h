@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/device_runner.h"
+#include "engine/model/kv_cache.h"
 #include "engine/weights/weight_source.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
@@ -21,21 +22,31 @@ namespace nibble {
 struct ComputePath {
   CpuIsa isa = CpuIsa::kAuto;
   CpuActivations activations = CpuActivations::kInt8;
+  DType kv_cache_type = DType::kF16;
 };
 
 inline std::string NameOf(const ComputePath& path) {
+  const char* cache = path.kv_cache_type == DType::kF16    ? "_kv_f16"
+                      : path.kv_cache_type == DType::kBf16 ? "_kv_bf16"
+                      : path.kv_cache_type == DType::kI8   ? "_kv_int8"
+                                                           : "_kv_fp8";
   return absl::StrCat(std::string(IsaName(path.isa)),
-                      path.activations == CpuActivations::kInt8 ? "_int8" : "_f32");
+                      path.activations == CpuActivations::kInt8 ? "_int8" : "_f32", cache);
 }
 
-// Every instruction set of this machine, with both kinds of activations.
+// Every instruction set of this machine, both kinds of activations and each type of cache.
 inline std::vector<ComputePath> ComputePaths() {
   std::vector<ComputePath> paths;
   for (int i = 1; IsaName(static_cast<CpuIsa>(i)) != "unknown"; ++i) {
     const CpuIsa isa = static_cast<CpuIsa>(i);
     if (!ChooseIsa(isa).ok()) continue;
-    paths.push_back({isa, CpuActivations::kInt8});
-    paths.push_back({isa, CpuActivations::kF32});
+    // Activations and cache meet in no kernel: not every pair of them is run.
+    for (DType type : {DType::kF16, DType::kBf16, DType::kI8, DType::kF8E4M3}) {
+      paths.push_back({isa, CpuActivations::kInt8, type});
+      if (type == DType::kF16 || type == DType::kI8) {
+        paths.push_back({isa, CpuActivations::kF32, type});
+      }
+    }
   }
   return paths;
 }
@@ -67,8 +78,8 @@ inline Device MakeDevice(const ComputePath& path, const ModelConfig& config,
   options.max_batch_tokens = shape.max_batch_tokens;
   options.max_sequences = shape.max_sequences;
   options.max_context = shape.max_context;
-  const int64_t token_bytes =
-      int64_t{2} * 2 * config.num_layers * config.num_kv_heads * config.head_dim;
+  options.kv_cache_type = path.kv_cache_type;
+  const int64_t token_bytes = KvCache::BlockBytes(config, 1, path.kv_cache_type);
   options.kv_cache_bytes = token_bytes * (shape.cache_tokens + 2 * shape.block_size);
   device.runner = DeviceRunner::Create(*device.backend, config, weights, options, nullptr).value();
   return device;
