@@ -11,10 +11,22 @@
 
 namespace nibble::cpu {
 
+namespace {
+using Vec = NeonVec;
+}  // namespace
+
 const RowKernels kNeonRowKernels = {
-    RmsNorm<NeonVec>,     Gated<NeonVec>,       RopeStore<NeonVec>,
-    AttendSplit<NeonVec>, FoldSplit<NeonVec>,   MaxOf<NeonVec>,
-    Find<NeonVec>,        FindGreater<NeonVec>, Softmax<NeonVec>,
+    RmsNorm<Vec>,
+    Gated<Vec>,
+    FoldSplit<Vec>,
+    MaxOf<Vec>,
+    Find<Vec>,
+    FindGreater<Vec>,
+    Softmax<Vec>,
+    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
+    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
+    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
+    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
 };
 
 }  // namespace nibble::cpu

@@ -58,12 +58,6 @@ struct NeonVec {
     const uint16x4_t words = vreinterpret_u16_s16(vshl_n_s16(WidenFour(p), 7));
     return vcvt_f32_f16(vreinterpret_f16_u16(vand_u16(words, vdup_n_u16(0xBFFF))));
   }
-  static Reg LoadF16Partial(const uint16_t* p, int n) {
-    if (n >= kWidth) return LoadF16(p);
-    uint16_t whole[kWidth] = {};
-    for (int i = 0; i < n; ++i) whole[i] = p[i];
-    return LoadF16(whole);
-  }
   static void StoreF16Partial(uint16_t* p, Reg x, int n) {
     const uint16x4_t halves = vreinterpret_u16_f16(vcvt_f16_f32(x));
     if (n >= kWidth) return vst1_u16(p, halves);
