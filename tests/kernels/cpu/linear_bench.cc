@@ -2,6 +2,7 @@
 // instruction set of this machine. Reports bytes of packed weights and multiply-adds a second.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "benchmark/benchmark.h"
 #include "kernels/cpu/isa.h"
 #include "tests/kernels/cpu/op_data.h"
@@ -50,9 +51,9 @@ void Register() {
         spec.cols = shape.in;
         for (const CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
           const bool is_f32 = activations == CpuActivations::kF32;
-          const std::string name = "linear/" + std::string(IsaName(isa)) + "/" + format +
-                                   (is_f32 ? "_f32" : "") + "/" + std::to_string(shape.out) + "x" +
-                                   std::to_string(shape.in);
+          const std::string name =
+              absl::StrCat("linear/", IsaName(isa), "/", format, is_f32 ? "_f32" : "", "/",
+                           shape.out, "x", shape.in);
           auto* bench = benchmark::RegisterBenchmark(name.c_str(), Linear, isa, spec, activations);
           bench->ArgNames({"rows", "threads"})->UseRealTime()->Unit(benchmark::kMicrosecond);
           for (const int rows : {1, 8, 32, 512}) {

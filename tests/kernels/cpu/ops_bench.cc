@@ -4,6 +4,7 @@
 // layer's: a real step, with 30 layers, finds less of it in a cache.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "benchmark/benchmark.h"
 #include "kernels/cpu/isa.h"
 #include "tests/kernels/cpu/op_data.h"
@@ -103,10 +104,10 @@ void Sample(benchmark::State& state, CpuIsa isa, float temperature, int32_t top_
   Report(state, int64_t{rows} * kVocab * 4, 0);
 }
 
-template <typename... Args>
-void Add(const std::string& name, std::vector<int> sizes, void (*run)(benchmark::State&, Args...),
-         Args... args) {
-  auto* bench = benchmark::RegisterBenchmark(name.c_str(), run, args...);
+template <typename... Parameters>
+void Add(const std::string& name, std::vector<int> sizes,
+         void (*run)(benchmark::State&, Parameters...), Parameters... parameters) {
+  auto* bench = benchmark::RegisterBenchmark(name.c_str(), run, parameters...);
   bench->ArgNames({"n", "threads"})->UseRealTime()->Unit(benchmark::kMicrosecond);
   for (const int size : sizes) {
     for (const int threads : {1, 2}) bench->Args({size, threads});
@@ -115,7 +116,7 @@ void Add(const std::string& name, std::vector<int> sizes, void (*run)(benchmark:
 
 void Register() {
   for (const CpuIsa isa : SupportedIsas()) {
-    const std::string in = "/" + std::string(IsaName(isa));
+    const std::string in = absl::StrCat("/", IsaName(isa));
     Add("attention_decode_1" + in, {128, 1024, 4096}, AttentionDecode, isa, 1);
     Add("attention_decode_32" + in, {128, 1024}, AttentionDecode, isa, 32);
     Add("attention_prefill" + in, {128, 512, 2048}, AttentionPrefill, isa);
