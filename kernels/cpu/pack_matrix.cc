@@ -69,6 +69,7 @@ bool HasSubMins(const quant::Matrix& matrix) {
 }
 
 ScaleType ScaleTypeOf(const quant::Matrix& matrix, const PackFacts& facts) {
+  if (matrix.group == 0) return ScaleType::kF32;  // no scales
   if (HasSubMins(matrix)) return ScaleType::kQ4K;
   if (matrix.format == Format::kQ6K) return ScaleType::kQ6K;
   if (matrix.format == Format::kLut4 && facts.scales_fit_e8m0) return ScaleType::kE8m0;
@@ -97,8 +98,8 @@ CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const Pa
                          .group = GroupOf(matrix),
                          .storage = StorageOf(matrix),
                          .scale_type = ScaleTypeOf(matrix, facts),
-                         .has_offsets = !matrix.offsets.empty(),
-                         .table = std::to_array(matrix.table)};
+                         .has_offsets = !matrix.offsets.empty()};
+  if (shape.storage == Storage::kLut4) shape.table = std::to_array(matrix.table);
   if (matrix.format == Format::kQ6K) shape.zero_point = kInt6ZeroPoint;
   if (shape.storage == Storage::kInt8 || shape.storage == Storage::kLut4) {
     shape.zero_point = kInt8ZeroPoint;

@@ -77,14 +77,18 @@ absl::Status CheckGroup(const CpuMatrix::Shape& shape) {
 absl::Status CheckZeroPoint(const CpuMatrix::Shape& shape) {
   const int32_t zero = shape.zero_point;
   const bool k_quant = shape.scale_type >= ScaleType::kQ4K;
-  bool right = zero == 0 && !shape.has_offsets;  // fp8, bf16, f32
+  bool right = zero == 0 && !shape.has_offsets;      // fp8, bf16, f32
+  if (k_quant && shape.storage != Storage::kInt6) {  // Q4_K, Q5_K: mins
+    return zero == 0 && shape.has_offsets
+               ? absl::OkStatus()
+               : Wrong("the zero point", zero, "0 beside the mins of a k-quant");
+  }
   switch (shape.storage) {
     case Storage::kInt4:
-      right =
-          zero == 0 ? !(k_quant && shape.has_offsets) : zero == 8 && !shape.has_offsets && !k_quant;
+      right = zero == 0 || (zero == 8 && !shape.has_offsets);
       break;
     case Storage::kInt5:
-      right = zero == 0 ? shape.has_offsets : zero == 16 && !shape.has_offsets && !k_quant;
+      right = zero == 0 ? shape.has_offsets : zero == 16 && !shape.has_offsets;
       break;
     case Storage::kInt6:
       right = zero == 32 && !shape.has_offsets;
