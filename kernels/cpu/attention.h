@@ -17,8 +17,6 @@
 
 #include <cstdint>
 
-#include "absl/functional/function_ref.h"
-
 namespace nibble::cpu {
 
 inline constexpr int32_t kTile =

@@ -3,32 +3,11 @@
 
 #if defined(__AVX512BW__)
 
-#include "kernels/cpu/attention_inl.h"
-#include "kernels/cpu/rms_norm_inl.h"
-#include "kernels/cpu/rope_inl.h"
-#include "kernels/cpu/sample_inl.h"
+#include "kernels/cpu/row_kernels_inl.h"
 #include "kernels/cpu/simd_avx512.h"
 
 namespace nibble::cpu {
-
-namespace {
-using Vec = Avx512Vec;
-}  // namespace
-
-const RowKernels kAvx512RowKernels = {
-    RmsNorm<Vec>,
-    Gated<Vec>,
-    FoldSplit<Vec>,
-    MaxOf<Vec>,
-    Find<Vec>,
-    FindGreater<Vec>,
-    Softmax<Vec>,
-    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
-    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
-    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
-    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
-};
-
+const RowKernels kAvx512RowKernels = kRowKernelsOf<Avx512Vec>;
 }  // namespace nibble::cpu
 
 #else  // not an x86-64 compiler: never chosen (isa.h), but linked

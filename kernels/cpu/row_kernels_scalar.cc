@@ -1,29 +1,8 @@
 // The readable oracle: one float at a time, std::exp.
-#include "kernels/cpu/attention_inl.h"
-#include "kernels/cpu/rms_norm_inl.h"
-#include "kernels/cpu/rope_inl.h"
 #include "kernels/cpu/row_kernels.h"
-#include "kernels/cpu/sample_inl.h"
+#include "kernels/cpu/row_kernels_inl.h"
 #include "kernels/cpu/simd_scalar.h"
 
 namespace nibble::cpu {
-
-namespace {
-using Vec = ScalarVec;
-}  // namespace
-
-const RowKernels kScalarRowKernels = {
-    RmsNorm<Vec>,
-    Gated<Vec>,
-    FoldSplit<Vec>,
-    MaxOf<Vec>,
-    Find<Vec>,
-    FindGreater<Vec>,
-    Softmax<Vec>,
-    {RopeStore<Vec, F16Codec<Vec>>, AttendSplit<Vec, F16Codec<Vec>>},
-    {RopeStore<Vec, Bf16Codec<Vec>>, AttendSplit<Vec, Bf16Codec<Vec>>},
-    {RopeStore<Vec, I8Codec<Vec>>, AttendSplit<Vec, I8Codec<Vec>>},
-    {RopeStore<Vec, E4m3Codec<Vec>>, AttendSplit<Vec, E4m3Codec<Vec>>},
-};
-
+const RowKernels kScalarRowKernels = kRowKernelsOf<ScalarVec>;
 }  // namespace nibble::cpu
