@@ -64,7 +64,8 @@ TEST(PackedCachePathTest, IsNothingAFileBesideTheModelInAFolderOrAsNamed) {
 }
 
 TEST(LoadLocalModelTest, WithoutAFileItSaysHowToGetOne) {
-  const absl::StatusOr<LocalModel> model = LoadLocalModel(ModelFlags{}, {});
+  const ModelFlags none;
+  const absl::StatusOr<LocalModel> model = LoadLocalModel(none, {});
   EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(model.status().message().find("make model"), absl::string_view::npos);
 }

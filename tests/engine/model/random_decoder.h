@@ -67,8 +67,15 @@ class RandomWeights : public WeightSource {
 
   bool Has(absl::string_view) const override { return true; }
 
-  absl::StatusOr<quant::Matrix> LoadMatrix(absl::string_view name, int32_t rows,
-                                           int32_t cols) const override {
+  absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,
+                                         RowRange range) const override {
+    return quant::SliceRows(Whole(name, rows, cols), range.first, range.count);
+  }
+  absl::StatusOr<SourceIdentity> Identity() const override {
+    return absl::UnimplementedError("random weights are in no file");
+  }
+
+  quant::Matrix Whole(absl::string_view name, int32_t rows, int32_t cols) const {
     std::mt19937 random(SeedOf(name));
     std::vector<quant::RandomSpec> fitting;
     for (const quant::RandomSpec& spec : specs_) {

@@ -16,6 +16,7 @@
 #include "engine/model/model_config.h"
 #include "engine/weights/weight_source.h"
 #include "kernels/half.h"
+#include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble {
 
@@ -65,7 +66,7 @@ class TinyWeights : public WeightSource {
     if (found->second.rows != rows || found->second.cols != cols) {
       return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' has another shape"));
     }
-    return Slice(found->second.matrix, range);
+    return quant::SliceRows(found->second.matrix, range.first, range.count);
   }
   absl::StatusOr<SourceIdentity> Identity() const override { return identity; }
   SourceIdentity identity;  // as a test likes it
@@ -86,17 +87,6 @@ class TinyWeights : public WeightSource {
   }
 
  private:
-  static quant::Matrix Slice(quant::Matrix matrix, RowRange range) {
-    const auto cut = [&](auto& all) {
-      const size_t row = all.size() / matrix.rows;
-      all = {all.begin() + row * range.first, all.begin() + row * (range.first + range.count)};
-    };
-    cut(matrix.codes);
-    cut(matrix.scales);
-    cut(matrix.offsets);
-    matrix.rows = range.count;
-    return matrix;
-  }
   std::vector<float> Draw(size_t n, float mean, float deviation) {
     std::normal_distribution<float> normal(mean, deviation);
     std::vector<float> values(n);

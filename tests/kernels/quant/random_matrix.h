@@ -92,4 +92,17 @@ inline Matrix RandomMatrix(const RandomSpec& spec, uint32_t seed) {
   return matrix;
 }
 
+// Rows first .. first + count - 1 of a matrix whose codes and scales are counted by row.
+inline Matrix SliceRows(Matrix matrix, int32_t first, int32_t count) {
+  const auto cut = [&](auto& all) {
+    const size_t row = all.size() / matrix.rows;
+    all = {all.begin() + row * first, all.begin() + row * (first + count)};
+  };
+  cut(matrix.codes);
+  cut(matrix.scales);
+  cut(matrix.offsets);
+  matrix.rows = count;
+  return matrix;
+}
+
 }  // namespace nibble::quant
