@@ -26,8 +26,8 @@ constexpr int kPartsPerThread =
 constexpr int64_t kMinMemoryBytes = int64_t{128} << 20;
 constexpr int64_t kMaxMemoryBytes = int64_t{1} << 30;
 
-// An instruction set without loops of its own gets those of the next lower one, so its shares of the
-// peak may come out too high.
+// An instruction set without loops of its own gets those of the next lower one, so its shares of
+// the peak may come out too high.
 const cpu::PeakKernels& KernelsFor(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAvx512Vnni:

@@ -73,4 +73,10 @@ const PeakKernels kAvx2Peak = {Int8Macs, F32Macs, Read};
 
 }  // namespace nibble::cpu
 
+#else  // not an x86-64 compiler: never chosen (isa.h), but linked
+
+namespace nibble::cpu {
+const PeakKernels kAvx2Peak = {};
+}  // namespace nibble::cpu
+
 #endif

@@ -61,4 +61,10 @@ const PeakKernels kAvx512Peak = {Int8Macs, F32Macs, Read};
 
 }  // namespace nibble::cpu
 
+#else  // not an x86-64 compiler: never chosen (isa.h), but linked
+
+namespace nibble::cpu {
+const PeakKernels kAvx512Peak = {};
+}  // namespace nibble::cpu
+
 #endif
