@@ -221,7 +221,8 @@ TEST(PackedFileTest, RandomMutationsNeverReachOutsideTheFile) {
 }
 
 TEST(PackedFileTest, CountsAndNamesHaveLimits) {
-  std::vector<PackedRecord> records = Content().Records();
+  const Content content;  // the records point into it
+  std::vector<PackedRecord> records = content.Records();
   const std::string path = TempPath("limits.packed");
   const auto status_of = [&] {
     EXPECT_TRUE(WritePackedFile(path, Key(), records).ok());
