@@ -92,7 +92,7 @@ Json ModelJson(const BenchFlags& flags, const LocalModel& model, int64_t kv_byte
           {"file_bytes", ignored ? 0 : static_cast<int64_t>(file_bytes)},
           {"weights_bytes", model.runner->bytes().weights},
           {"kv_bytes_per_token", kv_bytes_per_token},
-          {"activations", flags.model.cpu.activations == CpuActivations::kInt8 ? "int8" : "f32"}};
+          {"activations", CpuActivationsName(flags.model.cpu.activations)}};
 }
 
 void AddRooflines(const LocalModel& model, int64_t kv_bytes_per_token, const MachinePeaks& peaks,

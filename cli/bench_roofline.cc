@@ -65,8 +65,9 @@ Roofline RooflineOf(const PassCost& cost, int64_t tokens, double seconds, const 
   const double bytes = static_cast<double>(cost.bytes);
   const double linear = static_cast<double>(cost.linear_macs);
   const double attention = static_cast<double>(cost.attention_macs);
-  const double linear_peak =
-      activations == CpuActivations::kInt8 ? peaks.int8_macs_per_s : peaks.f32_macs_per_s;
+  const double linear_peak = activations == CpuActivations::kInt8    ? peaks.int8_macs_per_s
+                             : activations == CpuActivations::kInt16 ? peaks.int8_macs_per_s / 2
+                                                                     : peaks.f32_macs_per_s;
   Roofline roofline;
   roofline.bytes_per_token = bytes / static_cast<double>(tokens);
   roofline.macs_per_token = (linear + attention) / static_cast<double>(tokens);

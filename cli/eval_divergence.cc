@@ -15,10 +15,6 @@ namespace {
 
 constexpr double kPercent = 100;
 
-std::string ActivationsName(CpuActivations activations) {
-  return activations == CpuActivations::kF32 ? "f32" : "int8";
-}
-
 std::string KvCacheTypeName(DType type) {
   for (const auto& [name, value] : KvCacheTypes()) {
     if (value == type) return name;
@@ -97,13 +93,13 @@ Estimate PerplexityRatio(const DivergenceResult& result) {
 nlohmann::ordered_json SideJson(const DivergenceSide& side) {
   return {{"model", side.model},
           {"cpu_isa", side.isa},
-          {"cpu_activations", ActivationsName(side.activations)},
+          {"cpu_activations", CpuActivationsName(side.activations)},
           {"kv_cache_type", KvCacheTypeName(side.kv_cache_type)}};
 }
 
 std::string SideText(const char* what, const DivergenceSide& side) {
   return absl::StrFormat("%-11s%s  %s  %s activations  %s cache\n", what, side.model, side.isa,
-                         ActivationsName(side.activations), KvCacheTypeName(side.kv_cache_type));
+                         CpuActivationsName(side.activations), KvCacheTypeName(side.kv_cache_type));
 }
 
 }  // namespace

@@ -21,6 +21,19 @@ std::string PackedCachePath(const std::string& flag, const std::string& model,
   return std::filesystem::path(flag) / std::filesystem::path(file).filename();
 }
 
+std::vector<std::pair<std::string, CpuActivations>> CpuActivationKinds() {
+  return {{"int8", CpuActivations::kInt8},
+          {"int16", CpuActivations::kInt16},
+          {"f32", CpuActivations::kF32}};
+}
+
+std::string CpuActivationsName(CpuActivations activations) {
+  for (const auto& [name, value] : CpuActivationKinds()) {
+    if (value == activations) return name;
+  }
+  return "unknown";
+}
+
 std::vector<std::pair<std::string, DType>> KvCacheTypes() {
   return {
       {"f16", DType::kF16}, {"bf16", DType::kBf16}, {"int8", DType::kI8}, {"fp8", DType::kF8E4M3}};
@@ -65,8 +78,10 @@ void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& pref
        {"neon_dotprod", CpuIsa::kNeonDotprod}},
       whose + "Instruction set of the kernels; one the machine lacks is refused");
   flags.AddChoice<CpuActivations>(prefix + "cpu-activations", model.cpu.activations,
-                                  {{"int8", CpuActivations::kInt8}, {"f32", CpuActivations::kF32}},
-                                  whose + "int8: fast; f32: the exact path, for comparisons");
+                                  CpuActivationKinds(),
+                                  whose +
+                                      "int8: fast; int16: nearly exact, as fast for one sequence, "
+                                      "slower for prompts; f32: the exact path, for comparisons");
 }
 
 void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix) {

@@ -32,6 +32,10 @@ struct ModelFlags {
 std::string PackedCachePath(const std::string& flag, const std::string& model,
                             const std::string& layout);
 
+// The words of --cpu-activations.
+std::vector<std::pair<std::string, CpuActivations>> CpuActivationKinds();
+std::string CpuActivationsName(CpuActivations activations);
+
 // The words of --kv-cache-type.
 std::vector<std::pair<std::string, DType>> KvCacheTypes();
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/linear_kernels.h"
@@ -22,8 +23,10 @@ struct LinearScratch::Buffers {
       return bytes.get();
     }
   };
-  Part tiles;   // quantized rows of x, tile after tile: all have kTileTokens tokens but the last
+  Part tiles;   // quantized rows of x, tile after tile: all have kTileTokens tokens but the last;
+                // then what they leave over, laid out the same
   Part normed;  // normalized rows: of all of x where a weight needs them, else one a part
+  Part rests;   // a row's rest, one a part
 };
 
 LinearScratch::LinearScratch() : buffers_(std::make_unique<Buffers>()) {}
@@ -78,6 +81,7 @@ struct Call {
   const RowKernels* row_kernels = nullptr;
   Tensor x;                        // normalized already
   const uint8_t* tiles = nullptr;  // quantized x; null when no weight takes it
+  int planes = 1;                  // of quantized x: 2 for CpuActivations::kInt16
   bool halves = false;
   bool quantized = false;  // some weight takes quantized rows
   bool floats = false;     // some weight takes f32 rows
@@ -90,15 +94,21 @@ struct Call {
     const TileLayout full{.tokens = kTileTokens, .halves = halves};
     return static_cast<int64_t>(x.cols / kGroup) * full.group_bytes();
   }
+  int64_t PlaneBytes() const { return (x.rows + kTileTokens - 1) / kTileTokens * TileBytes(); }
 };
 
 void IntBlock(const Call& call, const WeightBlock& weight, OutputTile out, int32_t begin,
               int32_t end) {
-  float* y = out.y;
+  float* const y = out.y;
   for (int32_t t = begin; t < end; t += kTileTokens) {
-    out.y = y + t * out.stride;
-    call.kernels.int_tile(weight, call.tiles + t / kTileTokens * call.TileBytes(), call.LayoutAt(t),
-                          out);
+    OutputTile at = out;
+    at.y = y + t * out.stride;
+    const uint8_t* tile = call.tiles + t / kTileTokens * call.TileBytes();
+    for (int plane = 0; plane < call.planes; ++plane, tile += call.PlaneBytes()) {
+      call.kernels.int_tile(weight, tile, call.LayoutAt(t), at);
+      at.bias = nullptr;
+      at.accumulate = true;
+    }
   }
 }
 
@@ -194,6 +204,18 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
   }
 }
 
+// rest = x - what the tile's codes of it say, NaN where their scale is.
+void RestOfRow(const float* x, int32_t cols, TileLayout layout, int32_t token, const uint8_t* tile,
+               float* rest) {
+  for (int32_t k = 0; k < cols; k += kGroup, tile += layout.group_bytes()) {
+    int8_t codes[kGroup];
+    float scale;
+    std::memcpy(codes, tile + token * kGroup, sizeof(codes));
+    std::memcpy(&scale, tile + layout.scale_at() + 4 * token, sizeof(scale));
+    for (int32_t i = 0; i < kGroup; ++i) rest[k + i] = x[k + i] - scale * codes[i];
+  }
+}
+
 // Normalizes and quantizes rows of x, as far as the call needs it.
 void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) {
   const LinearParams& params = call.params;
@@ -209,8 +231,11 @@ void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) 
   }
   uint8_t* tiles = nullptr;
   if (call.quantized) {
-    const int64_t num_tiles = (rows + kTileTokens - 1) / kTileTokens;
-    tiles = buffers.tiles.Reserve(num_tiles * call.TileBytes());
+    tiles = buffers.tiles.Reserve(call.planes * call.PlaneBytes());
+  }
+  float* rests = nullptr;
+  if (call.planes > 1) {
+    rests = reinterpret_cast<float*>(buffers.rests.Reserve(int64_t{parts} * cols * 4));
   }
   pool.Run(parts, [&](int part) {
     const int32_t end = static_cast<int64_t>(rows) * (part + 1) / parts;
@@ -222,9 +247,14 @@ void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) 
         row = to;
       }
       if (!call.quantized) continue;
-      const int32_t tile = r / kTileTokens;
-      call.kernels.quantize_row(row, cols, call.LayoutAt(tile * kTileTokens), r % kTileTokens,
-                                tiles + tile * call.TileBytes());
+      const int32_t token = r % kTileTokens;
+      const TileLayout layout = call.LayoutAt(r - token);
+      uint8_t* const tile = tiles + r / kTileTokens * call.TileBytes();
+      call.kernels.quantize_row(row, cols, layout, token, tile);
+      if (call.planes == 1) continue;
+      float* const rest = rests + static_cast<int64_t>(part) * cols;
+      RestOfRow(row, cols, layout, token, tile, rest);
+      call.kernels.quantize_row(rest, cols, layout, token, tile + call.PlaneBytes());
     }
   });
   call.tiles = tiles;
@@ -244,6 +274,7 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
   NIBBLE_CHECK(row_kernels != nullptr || (params.norm_weight == nullptr && !params.gated));
   cpu::Call call{
       .kernels = cpu::KernelsOf(isa), .params = params, .row_kernels = row_kernels, .x = params.x};
+  if (activations == CpuActivations::kInt16) call.planes = 2;
   int64_t num_blocks = 0;
   int64_t num_rows = 0;
   for (const PackedMatrix* packed : params.weights) {

@@ -31,10 +31,13 @@ inline std::string NameOf(const ComputePath& path) {
                       : path.kv_cache_type == DType::kI8   ? "_kv_int8"
                                                            : "_kv_fp8";
   return absl::StrCat(std::string(IsaName(path.isa)),
-                      path.activations == CpuActivations::kInt8 ? "_int8" : "_f32", cache);
+                      path.activations == CpuActivations::kInt8    ? "_int8"
+                      : path.activations == CpuActivations::kInt16 ? "_int16"
+                                                                   : "_f32",
+                      cache);
 }
 
-// Every instruction set of this machine, both kinds of activations and each type of cache.
+// Every instruction set of this machine, all kinds of activations and each type of cache.
 inline std::vector<ComputePath> ComputePaths() {
   std::vector<ComputePath> paths;
   for (int i = 1; IsaName(static_cast<CpuIsa>(i)) != "unknown"; ++i) {
@@ -46,6 +49,7 @@ inline std::vector<ComputePath> ComputePaths() {
       if (type == DType::kF16 || type == DType::kI8) {
         paths.push_back({isa, CpuActivations::kF32, type});
       }
+      if (type == DType::kF16) paths.push_back({isa, CpuActivations::kInt16, type});
     }
   }
   return paths;

@@ -160,7 +160,8 @@ TEST(InvarianceModelTest, HoldsForARealModel) {
   ASSERT_TRUE(ReadHyperparameters(file, config).ok());
   const auto weights = MakeGgufSource(file);
   const uint32_t seed = static_cast<uint32_t>(FromEnvironment("NIBBLE_INVARIANCE_SEED", 1));
-  for (CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
+  for (CpuActivations activations :
+       {CpuActivations::kInt8, CpuActivations::kInt16, CpuActivations::kF32}) {
     const ComputePath way{CpuIsa::kAuto, activations};
     SCOPED_TRACE(absl::StrCat("NIBBLE_INVARIANCE_SEED=", seed, " ", NameOf(way)));
     std::mt19937 random(seed);

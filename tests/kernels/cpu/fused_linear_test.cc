@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "tests/kernels/cpu/op_fixture.h"
+#include "tests/kernels/cpu/linear_call.h"
 #include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble {
@@ -27,11 +28,11 @@ class FusedLinearTest : public testing::TestWithParam<Param> {
 INSTANTIATE_TEST_SUITE_P(All, FusedLinearTest,
                          testing::Combine(testing::ValuesIn(AvailableIsas()),
                                           testing::Values(CpuActivations::kInt8,
+                                                          CpuActivations::kInt16,
                                                           CpuActivations::kF32)),
                          [](const auto& info) {
                            return std::string(IsaName(std::get<0>(info.param))) +
-                                  (std::get<1>(info.param) == CpuActivations::kInt8 ? "_int8"
-                                                                                    : "_f32");
+                                  ActivationsSuffix(std::get<1>(info.param));
                          });
 
 struct Weights {

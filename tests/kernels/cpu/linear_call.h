@@ -30,7 +30,13 @@ inline std::vector<CpuIsa> IsasOfThisMachine() {
 #endif
 }
 
-// Meets int8 activations under CpuActivations::kInt8.
+inline const char* ActivationsSuffix(CpuActivations activations) {
+  return activations == CpuActivations::kInt8    ? "_int8"
+         : activations == CpuActivations::kInt16 ? "_int16"
+                                                 : "_f32";
+}
+
+// Meets int8 activations unless they are CpuActivations::kF32.
 inline bool IsIntFormat(quant::Format format) {
   return format != quant::Format::kFp8 && format != quant::Format::kBf16 &&
          format != quant::Format::kF32;
@@ -108,16 +114,26 @@ struct LinearCall {
     return y;
   }
 
-  // x as the int8 path sees it: each group of 32 rounded to multiples of max / 127. In float64.
-  std::vector<double> RoundedX() const {
-    std::vector<double> rounded(x.begin(), x.end());
+  // x as the int8 path sees it: each group of 32 rounded to multiples of max / 127. With kInt16 the
+  // rest is rounded so once more. In float64.
+  std::vector<double> RoundedX(CpuActivations activations) const {
+    const std::vector<double> rounded = Rounded({x.begin(), x.end()});
+    if (activations != CpuActivations::kInt16) return rounded;
+    std::vector<double> rest(x.begin(), x.end());
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= rounded[i];
+    rest = Rounded(rest);
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] += rounded[i];
+    return rest;
+  }
+
+  std::vector<double> Rounded(std::vector<double> rounded) const {
     for (int32_t r = 0; r < rows; ++r) {
       for (int32_t g = 0; g < cols / 32; ++g) {
         double* group = rounded.data() + static_cast<int64_t>(r) * (cols + pad) + 32 * g;
         double largest = 0;
         for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(group[i]));
         const float scale = static_cast<float>(largest) / 127.0f;
-        const float inverse = 127.0f / static_cast<float>(largest);
+        const float inverse = largest == 0 ? 0.0f : 127.0f / static_cast<float>(largest);
         for (int i = 0; i < 32; ++i) {
           group[i] = scale * std::nearbyint(static_cast<float>(group[i]) * inverse);
         }
@@ -131,10 +147,10 @@ struct LinearCall {
   std::vector<double> Reference(CpuActivations activations, std::vector<double>* sizes) const {
     std::vector<double> y(y_before.begin(), y_before.end());
     sizes->assign(y.size(), 0.0);
-    const std::vector<double> rounded = RoundedX();
+    const std::vector<double> rounded = RoundedX(activations);
     int32_t col = 0;
     for (const quant::Matrix& exact : matrices) {
-      const bool round = IsIntFormat(exact.format) && activations == CpuActivations::kInt8;
+      const bool round = IsIntFormat(exact.format) && activations != CpuActivations::kF32;
       const quant::Matrix matrix =
           round && exact.format == quant::Format::kLut4 ? WithTableAsRead(exact) : exact;
       std::vector<float> w(cols);

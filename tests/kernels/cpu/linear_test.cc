@@ -95,11 +95,11 @@ class LinearTest : public ::testing::TestWithParam<Param> {
 INSTANTIATE_TEST_SUITE_P(All, LinearTest,
                          ::testing::Combine(::testing::ValuesIn(IsasOfThisMachine()),
                                             ::testing::Values(CpuActivations::kInt8,
+                                                              CpuActivations::kInt16,
                                                               CpuActivations::kF32)),
                          [](const auto& info) {
                            return std::string(IsaName(std::get<0>(info.param))) +
-                                  (std::get<1>(info.param) == CpuActivations::kInt8 ? "_int8"
-                                                                                    : "_f32");
+                                  ActivationsSuffix(std::get<1>(info.param));
                          });
 
 void ExpectNear(const std::vector<float>& y, const std::vector<double>& expected,
@@ -281,13 +281,30 @@ TEST_P(LinearTest, ExtremeTableEntriesDoNotSaturate) {
   }
 }
 
+// What two planes are for: the rest of a group is quantized in steps 254 times finer.
+TEST(LinearActivationsTest, SixteenBitsAreAHundredTimesCloserThanEight) {
+  LinearCall call;
+  call.AddWeight(quant::RandomMatrix({.rows = 96, .cols = 576, .offsets = true}, 31));
+  call.FillX(4, 32);
+  ThreadPool pool(1);
+  const std::vector<float> exact = call.Run(pool, CpuIsa::kScalar, CpuActivations::kF32);
+  const auto error = [&](CpuActivations activations) {
+    const std::vector<float> y = call.Run(pool, CpuIsa::kScalar, activations);
+    double squares = 0;
+    for (size_t i = 0; i < y.size(); ++i) squares += std::pow(double{y[i]} - exact[i], 2);
+    return std::sqrt(squares);
+  };
+  EXPECT_LT(error(CpuActivations::kInt16) * 100, error(CpuActivations::kInt8));
+}
+
 class LinearIsaTest : public ::testing::TestWithParam<CpuIsa> {};
 INSTANTIATE_TEST_SUITE_P(Isas, LinearIsaTest, ::testing::ValuesIn(IsasOfThisMachine()),
                          [](const auto& info) { return std::string(IsaName(info.param)); });
 
 // As q, k, v in one call, each in another format, with odd widths between them.
 TEST_P(LinearIsaTest, SeveralWeightsOfDifferentFormatsInOneCall) {
-  for (const CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
+  for (const CpuActivations activations :
+       {CpuActivations::kInt8, CpuActivations::kInt16, CpuActivations::kF32}) {
     ThreadPool pool(3);
     LinearCall call;
     call.pad = 1;
@@ -372,7 +389,8 @@ TEST(LinearIsasTest, AllVectorIsasGiveTheSameBits) {
   if (isas.size() < 2) GTEST_SKIP() << "this machine has no two vector instruction sets";
   ThreadPool pool(1);
   for (const WeightCase& weight : kWeights) {
-    for (const CpuActivations activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
+    for (const CpuActivations activations :
+         {CpuActivations::kInt8, CpuActivations::kInt16, CpuActivations::kF32}) {
       LinearCall call;
       call.AddWeight(quant::RandomMatrix(weight.spec, 31));
       call.FillX(12, 32);
