@@ -65,6 +65,7 @@ Json BenchMachineJson(const DeviceInfo& device, const std::vector<MachinePeaks>&
   Json machine = {{"cpu", CpuName()},
                   {"isa", device.isa},
                   {"threads", device.num_threads},
+                  {"numa_nodes", device.num_numa_nodes},
                   {"version", kVersion},
                   {"why", device.why}};
   if (peaks.empty()) return machine;

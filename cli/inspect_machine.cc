@@ -40,6 +40,7 @@ Json MachineJson(const MachineInfo& machine) {
                {"architecture", machine.architecture},
                {"cpus", machine.num_cpus},
                {"usable_cpus", machine.num_usable},
+               {"cgroup_cpus", machine.cgroup_cpus},
                {"cores", machine.num_cores},
                {"sockets", machine.num_sockets},
                {"numa_nodes", machine.num_numa_nodes},
@@ -66,6 +67,7 @@ void PrintMachineText(const MachineInfo& machine, std::ostream& out) {
   line("cores", absl::StrFormat("%d, %d hardware threads, %d usable by this process, %d sockets",
                                 machine.num_cores, machine.num_cpus, machine.num_usable,
                                 machine.num_sockets));
+  if (machine.cgroup_cpus > 0) line("cpu limit", absl::StrFormat("%g cpus", machine.cgroup_cpus));
   line("numa nodes", absl::StrCat(machine.num_numa_nodes));
   line("memory", SizeText(machine.memory_bytes));
   for (const CacheInfo& cache : machine.caches) {

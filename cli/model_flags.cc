@@ -62,6 +62,10 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   flags.Add("--share-weights", model.share_weights,
             "Use the packed cache in place: its memory is shared by all processes that do so, and "
             "comes in small pages, which are slower to read than a copy");
+  flags.AddChoice<CpuNuma>("--numa", model.cpu.numa,
+                           {{"auto", CpuNuma::kAuto}, {"off", CpuNuma::kOff}},
+                           "auto: on a machine with several NUMA nodes, keep threads on nodes and "
+                           "spread weights and cache over them; off: leave it to the system");
 }
 
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {
@@ -77,11 +81,11 @@ void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& pref
        {"avx512_vnni_bf16", CpuIsa::kAvx512VnniBf16},
        {"neon_dotprod", CpuIsa::kNeonDotprod}},
       whose + "Instruction set of the kernels; one the machine lacks is refused");
-  flags.AddChoice<CpuActivations>(prefix + "cpu-activations", model.cpu.activations,
-                                  CpuActivationKinds(),
-                                  whose +
-                                      "int8: fast; int16: nearly exact, as fast for one sequence, "
-                                      "slower for prompts; f32: the exact path, for comparisons");
+  flags.AddChoice<CpuActivations>(
+      prefix + "cpu-activations", model.cpu.activations, CpuActivationKinds(),
+      whose +
+          "int8: fast; int16: nearly exact, almost as fast for one "
+          "sequence, slower for prompts; f32: the exact path, for comparisons");
 }
 
 void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix) {

@@ -43,7 +43,7 @@ std::vector<std::pair<std::string, DType>> KvCacheTypes();
 absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
-// --threads, --packed-cache, --share-weights and those of AddArithmeticFlags
+// --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");

@@ -98,6 +98,9 @@ ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
   if (model.chat_template != nullptr)
     info.chat_template = std::string(model.chat_template->source());
   info.backend = absl::StrCat(device.name, " ", device.isa, ", ", device.num_threads, " threads");
+  if (device.num_numa_nodes > 1) {
+    absl::StrAppend(&info.backend, " on ", device.num_numa_nodes, " NUMA nodes");
+  }
   return info;
 }
 

@@ -51,6 +51,7 @@ struct DeviceInfo {
   std::string isa;            // "avx512_vnni"
   std::string why;            // one line: what was found, what was chosen and why
   int32_t num_threads = 0;
+  int32_t num_numa_nodes = 1;     // over which threads and memory are placed
   int64_t memory_bytes = 0;       // total
   int64_t memory_free_bytes = 0;  // when asked
 };
@@ -152,10 +153,16 @@ enum class CpuActivations : uint8_t {
   kF32,    // the exact path: f32 activations times dequantized weights
 };
 
+enum class CpuNuma : uint8_t {
+  kAuto,  // with more than one NUMA node: threads kept on nodes, weights and cache spread over them
+  kOff,   // threads run where the system lets them, pages lie where they are first touched
+};
+
 struct CpuOptions {
-  int32_t num_threads = 0;  // 0: one a core this process may run on
+  int32_t num_threads = 0;  // 0: one a core this process may use (cpu_count.h)
   CpuIsa isa = CpuIsa::kAuto;
   CpuActivations activations = CpuActivations::kInt8;
+  CpuNuma numa = CpuNuma::kAuto;
 };
 
 // FAILED_PRECONDITION when `isa` names one this machine lacks; INVALID_ARGUMENT for num_threads outside 0..256.

@@ -30,6 +30,7 @@ struct MachineInfo {
   std::string architecture;  // "x86_64", "aarch64"
   int32_t num_cpus = 0;      // hardware threads online
   int32_t num_usable = 0;    // of those, the ones this process may run on
+  double cgroup_cpus = 0;    // what its control groups allow it; 0: no limit
   int32_t num_cores = 0;
   int32_t num_sockets = 0;
   int32_t num_numa_nodes = 0;

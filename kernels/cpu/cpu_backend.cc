@@ -10,7 +10,6 @@
 #include <cstring>
 #include <fstream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,9 +17,11 @@
 #include "kernels/backend.h"
 #include "kernels/check.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/cpu_count.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/matrix_packer.h"
+#include "kernels/cpu/numa.h"
 #include "kernels/cpu/packed_bytes.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/sample.h"
@@ -68,11 +69,14 @@ int64_t FreeMemory() {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(IsaChoice isa, CpuActivations activations, int32_t num_threads)
+  CpuBackend(IsaChoice isa, CpuActivations activations, int32_t num_threads,
+             cpu::NumaPlacement placement)
       : isa_(std::move(isa)),
         activations_(activations),
         kernels_(KernelsFor(isa_.isa)),
-        pool_(num_threads),
+        placement_(std::move(placement)),
+        weight_memory_(placement_),
+        pool_(num_threads, placement_),
         attention_(pool_, kernels_),
         sample_scratch_(pool_.size()) {}
 
@@ -82,6 +86,7 @@ class CpuBackend : public Backend {
     info.isa = std::string(IsaName(isa_.isa));
     info.why = isa_.why;
     info.num_threads = pool_.size();
+    info.num_numa_nodes = placement_.num_nodes();
     info.memory_bytes = TotalMemory();
     info.memory_free_bytes = FreeMemory();
     return info;
@@ -106,6 +111,7 @@ class CpuBackend : public Backend {
     // As weight_memory.h; a large buffer is the KV cache or the activations of a step.
     if (size_bytes >= kHugeBufferBytes) madvise(data, length, MADV_HUGEPAGE);
 #endif
+    if (size_bytes >= kHugeBufferBytes) placement_.Interleave(data, size_bytes);
     return DeviceBuffer(data, size_bytes, [length](void* p) { munmap(p, length); });
   }
   void CopyToDevice(void* device, const void* host, int64_t size_bytes) override {
@@ -231,6 +237,7 @@ class CpuBackend : public Backend {
   const IsaChoice isa_;
   const CpuActivations activations_;
   const cpu::RowKernels& kernels_;
+  const cpu::NumaPlacement placement_;
   cpu::WeightMemory weight_memory_;
   ThreadPool pool_;
   LinearScratch linear_scratch_;
@@ -250,9 +257,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuOptions& opti
   if (!isa.ok()) return isa.status();
   int32_t num_threads = options.num_threads;
   if (num_threads == 0) {
-    num_threads = std::clamp<int32_t>(std::thread::hardware_concurrency(), 1, kMaxThreads);
+    num_threads = std::min<int32_t>(UsableCpus(), kMaxThreads);
   }
-  return std::make_unique<CpuBackend>(*std::move(isa), options.activations, num_threads);
+  std::vector<cpu::NumaNode> nodes;
+  if (options.numa == CpuNuma::kAuto) nodes = cpu::UsableNodes();
+  return std::make_unique<CpuBackend>(*std::move(isa), options.activations, num_threads,
+                                      cpu::NumaPlacement(std::move(nodes), num_threads));
 }
 
 }  // namespace nibble

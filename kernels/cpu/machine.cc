@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/cpu/cpu_count.h"
 #include "kernels/cpu/isa.h"
 
 namespace nibble {
@@ -152,6 +153,7 @@ MachineInfo DescribeMachine(const std::string& root) {
   if (uname(&system) == 0) info.architecture = system.machine;
   info.num_cpus = CountOfList(FirstLine(root + "/sys/devices/system/cpu/online"));
   info.num_usable = NumUsable();
+  info.cgroup_cpus = CgroupCpus(root);
   info.num_numa_nodes = CountOfList(FirstLine(root + "/sys/devices/system/node/online"));
   info.memory_bytes = KibOf(ValueOf(root + "/proc/meminfo", "MemTotal")) << 10;
   ReadCpus(root + "/sys/devices/system/cpu", info);

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <system_error>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -23,14 +24,19 @@ void Pause() {
 #endif
 }
 
-// True as soon as `done` is, false after kSpinTime.
+// True as soon as `done` is, false after kSpinTime. `crowded`: there are more threads than cores,
+// so whoever is waited for may be waiting for this core.
 template <typename Condition>
-bool SpinUntil(Condition done) {
+bool SpinUntil(bool crowded, Condition done) {
   const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
   do {
     for (int i = 0; i < kPausesPerClockRead; ++i) {
       if (done()) return true;
-      Pause();
+      if (crowded) {
+        std::this_thread::yield();
+      } else {
+        Pause();
+      }
     }
   } while (std::chrono::steady_clock::now() < deadline);
   return done();
@@ -38,15 +44,18 @@ bool SpinUntil(Condition done) {
 
 constexpr uint64_t kOnePart = uint64_t{1} << 32;
 constexpr uint32_t NextPart(uint64_t ticket) { return static_cast<uint32_t>(ticket >> 32); }
-constexpr uint32_t NumParts(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
+constexpr uint32_t EndPart(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, cpu::NumaPlacement placement)
+    : crowded_(num_threads > static_cast<int>(std::thread::hardware_concurrency())),
+      placement_(std::move(placement)),
+      tickets_(new Ticket[placement_.num_nodes()]) {
   NIBBLE_CHECK(num_threads >= 1 && num_threads <= kMaxThreads);
   workers_.reserve(num_threads - 1);
   try {
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { WorkerLoop(); });
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
   } catch (const std::system_error&) {
     // The process is at its thread limit: run with those that started.
   }
@@ -69,14 +78,19 @@ void ThreadPool::Run(int num_parts, absl::FunctionRef<void(int part)> fn) {
   }
   job_ = &fn;
   unfinished_.store(num_parts, std::memory_order_relaxed);
-  ticket_.store(static_cast<uint64_t>(num_parts), std::memory_order_seq_cst);
+  for (int node = 0; node < placement_.num_nodes(); ++node) {
+    const auto first = static_cast<uint64_t>(placement_.FirstPart(node, num_parts));
+    const auto end = static_cast<uint64_t>(placement_.FirstPart(node + 1, num_parts));
+    tickets_[node].parts.store(first << 32 | end, std::memory_order_seq_cst);
+  }
+  job_number_.fetch_add(1, std::memory_order_seq_cst);
   WakeWorkers();
-  ClaimParts();
+  ClaimParts(placement_.NodeOfCaller());
   WaitForParts();
 }
 
-// Either this load sees a worker that is about to sleep, or that worker's last look at the ticket
-// sees the new job: both sides write first and read second, sequentially consistent.
+// Either this load sees a worker that is about to sleep, or that worker's last look at the job's
+// number sees the new one: both sides write first and read second, sequentially consistent.
 void ThreadPool::WakeWorkers() {
   if (num_sleeping_.load(std::memory_order_seq_cst) == 0) return;
   {
@@ -85,18 +99,19 @@ void ThreadPool::WakeWorkers() {
   work_added_.notify_all();
 }
 
-bool ThreadPool::HasWork() const {
-  const uint64_t ticket = ticket_.load(std::memory_order_seq_cst);
-  return NextPart(ticket) < NumParts(ticket);
+void ThreadPool::ClaimParts(int node) {
+  const int num_nodes = placement_.num_nodes();
+  for (int i = 0; i < num_nodes; ++i) ClaimFrom(tickets_[(node + i) % num_nodes]);
 }
 
 // A claim that succeeds keeps its job alive: Run cannot return before the part is done, so job_ is
 // that job's.
-void ThreadPool::ClaimParts() {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
-  while (NextPart(ticket) < NumParts(ticket)) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket + kOnePart, std::memory_order_acq_rel,
-                                       std::memory_order_acquire)) {
+void ThreadPool::ClaimFrom(Ticket& of_node) {
+  std::atomic<uint64_t>& parts = of_node.parts;
+  uint64_t ticket = parts.load(std::memory_order_acquire);
+  while (NextPart(ticket) < EndPart(ticket)) {
+    if (!parts.compare_exchange_weak(ticket, ticket + kOnePart, std::memory_order_acq_rel,
+                                     std::memory_order_acquire)) {
       continue;
     }
     (*job_)(static_cast<int>(NextPart(ticket)));
@@ -107,32 +122,36 @@ void ThreadPool::ClaimParts() {
       }
       parts_done_.notify_one();
     }
-    ticket = ticket_.load(std::memory_order_acquire);
+    ticket = parts.load(std::memory_order_acquire);
   }
 }
 
 void ThreadPool::WaitForParts() {
   const auto done = [this] { return unfinished_.load(std::memory_order_seq_cst) == 0; };
-  if (SpinUntil(done)) return;
+  if (SpinUntil(crowded_, done)) return;
   std::unique_lock<std::mutex> lock(mutex_);
   caller_sleeps_.store(true, std::memory_order_seq_cst);
   parts_done_.wait(lock, done);
   caller_sleeps_.store(false, std::memory_order_relaxed);
 }
 
-bool ThreadPool::SpinForWork() const {
-  return SpinUntil([this] { return HasWork() || stop_.load(std::memory_order_relaxed); });
-}
-
-void ThreadPool::WorkerLoop() {
+void ThreadPool::WorkerLoop(int thread) {
+  placement_.Settle(thread);
+  const int node = placement_.NodeOfThread(thread);
+  uint64_t seen = 0;
+  const auto called = [this, &seen] {
+    return job_number_.load(std::memory_order_seq_cst) != seen ||
+           stop_.load(std::memory_order_relaxed);
+  };
   while (!stop_.load(std::memory_order_relaxed)) {
-    if (!SpinForWork()) {
+    if (!SpinUntil(crowded_, called)) {
       std::unique_lock<std::mutex> lock(mutex_);
       num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
-      work_added_.wait(lock, [this] { return HasWork() || stop_.load(std::memory_order_relaxed); });
+      work_added_.wait(lock, called);
       num_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
     }
-    ClaimParts();
+    seen = job_number_.load(std::memory_order_seq_cst);
+    ClaimParts(node);
   }
 }
 

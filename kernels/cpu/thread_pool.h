@@ -6,6 +6,9 @@
 // parts. Ops must therefore make the result of a part independent of who runs it, which the
 // batch-invariance contract of ops.h asks for anyway.
 //
+// On several NUMA nodes (numa.h) each has a run of the parts, which its threads claim first, and
+// then those that other nodes have left.
+//
 // Cost on an idle machine: under a microsecond a Run while the workers spin. A worker that sees no
 // work for about 50 us sleeps on a condition variable and costs nothing; waking it costs the caller
 // a system call.
@@ -14,11 +17,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "kernels/cpu/numa.h"
 
 namespace nibble {
 
@@ -26,8 +31,9 @@ class ThreadPool {
  public:
   // REQUIRES: 1 <= num_threads <= 256. The caller of Run counts as one, so num_threads - 1 are
   // started; fewer when the system refuses one (size() says), which slows ops down and changes no
-  // result.
-  explicit ThreadPool(int num_threads);
+  // result. Workers are kept on the nodes of `placement`, which is for as many threads; the caller
+  // is left where it is.
+  explicit ThreadPool(int num_threads, cpu::NumaPlacement placement = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -53,18 +59,25 @@ class ThreadPool {
  private:
   using PartFunction = absl::FunctionRef<void(int part)>;
 
-  void WorkerLoop();
-  bool HasWork() const;
-  bool SpinForWork() const;
-  void ClaimParts();
+  // The parts of a job that one node claims first.
+  struct alignas(64) Ticket {
+    // next part (high 32 bits) and one past the last (low 32 bits); equal when nothing is left.
+    std::atomic<uint64_t> parts{0};
+  };
+
+  void WorkerLoop(int thread);
+  void ClaimParts(int node);
+  void ClaimFrom(Ticket& ticket);
   void WakeWorkers();
   void WaitForParts();
 
-  // The job: written by Run before ticket_ is, read by a thread that has claimed a part of it.
+  const bool crowded_;  // more threads than cores: waiting yields
+  const cpu::NumaPlacement placement_;
+  // The job: written by Run before the tickets are, read by a thread that has claimed a part of it.
   const PartFunction* job_ = nullptr;
-  // next part (high 32 bits) and number of parts (low 32 bits) of the job; equal when nothing is
-  // left to claim.
-  alignas(64) std::atomic<uint64_t> ticket_{0};
+  const std::unique_ptr<Ticket[]> tickets_;  // one a node
+  // What workers wait for: changed once all tickets are there, so that each begins with its own.
+  alignas(64) std::atomic<uint64_t> job_number_{0};
   alignas(64) std::atomic<int> unfinished_{0};  // parts of the job not yet done
   alignas(64) std::atomic<int> num_sleeping_{0};
   std::atomic<bool> caller_sleeps_{false};

@@ -52,6 +52,7 @@ AlignedBytes WeightMemory::Allocate(int64_t size_bytes) {
   }
   uint8_t* const piece = chunk_.get() + used_;
   used_ += rounded;
+  placement_.SpreadRows(piece, rounded);
   return AlignedBytes(chunk_, piece);
 }
 

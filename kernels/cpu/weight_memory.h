@@ -9,6 +9,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
+
+#include "kernels/cpu/numa.h"
 
 namespace nibble::cpu {
 
@@ -17,16 +20,20 @@ using AlignedBytes = std::shared_ptr<uint8_t[]>;
 // A piece of its own; null for 0 bytes. A CHECK when the system has none left.
 AlignedBytes AllocateAligned(int64_t size_bytes);
 
-// Cuts pieces from chunks. A chunk lives as long as any of its pieces; what is never cut from the
-// last one is never touched, so it costs address space only. Any thread may allocate.
+// Cuts pieces from chunks, and spreads large ones over the nodes of `placement`. A chunk lives as
+// long as any of its pieces; what is never cut from the last one is never touched, so it costs
+// address space only. Any thread may allocate.
 class WeightMemory {
  public:
   static constexpr int64_t kChunkBytes = int64_t{32} << 20;
   static constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 
+  explicit WeightMemory(NumaPlacement placement = {}) : placement_(std::move(placement)) {}
+
   AlignedBytes Allocate(int64_t size_bytes);
 
  private:
+  const NumaPlacement placement_;
   std::mutex mutex_;
   AlignedBytes chunk_;  // the one being cut; null before the first
   int64_t used_ = 0;

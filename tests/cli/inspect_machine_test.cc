@@ -18,6 +18,7 @@ MachineInfo Machine() {
   machine.architecture = "x86_64";
   machine.num_cpus = 8;
   machine.num_usable = 6;
+  machine.cgroup_cpus = 1.5;
   machine.num_cores = 4;
   machine.num_sockets = 1;
   machine.num_numa_nodes = 2;
@@ -34,6 +35,7 @@ TEST(MachineJsonTest, HasTheShapeOfTheContract) {
   EXPECT_EQ(json["cpu"], "Some CPU");
   EXPECT_EQ(json["cpus"], 8);
   EXPECT_EQ(json["usable_cpus"], 6);
+  EXPECT_EQ(json["cgroup_cpus"], 1.5);
   EXPECT_EQ(json["cores"], 4);
   EXPECT_EQ(json["numa_nodes"], 2);
   EXPECT_EQ(json["caches"][1]["size_bytes"], 32 << 20);

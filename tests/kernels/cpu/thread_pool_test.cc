@@ -92,6 +92,43 @@ TEST(ThreadPoolTest, StopsWhetherAsleepOrJustStarted) {
   }
 }
 
+// Two nodes that share cpu 0, so that every machine has them.
+cpu::NumaPlacement TwoNodes(int num_threads) {
+  return cpu::NumaPlacement({{.id = 0, .cpus = {0}}, {.id = 0, .cpus = {0}}}, num_threads);
+}
+
+// As RunsEveryPartOnce, with parts left over by one node and taken by the other, and nodes that
+// have no thread (one thread on two nodes).
+TEST_P(ThreadPoolTest, RunsEveryPartOnceOnTwoNodes) {
+  ThreadPool pool(GetParam(), TwoNodes(GetParam()));
+  std::mt19937 random(8);
+  for (int round = 0; round < 300; ++round) {
+    const int num_parts = static_cast<int>(random() % 40);
+    std::vector<int> runs(num_parts, 0);
+    pool.Run(num_parts, [&](int part) { runs[part] += part + 1; });
+    for (int part = 0; part < num_parts; ++part) ASSERT_EQ(runs[part], part + 1) << round;
+  }
+}
+
+// Every thread runs one part before any may run a second: the worker of the second node begins with
+// that node's half.
+TEST(ThreadPoolTest, AThreadBeginsWithThePartsOfItsNode) {
+  ThreadPool pool(2, TwoNodes(2));
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 20; ++round) {
+    WaitUntilAsleep(pool);  // one still looking for parts of the last job may begin anywhere
+    std::atomic<int> arrived{0};
+    std::atomic<int> first_of_worker{-1};
+    pool.Run(8, [&](int part) {
+      int none = -1;
+      if (std::this_thread::get_id() != caller) first_of_worker.compare_exchange_strong(none, part);
+      arrived.fetch_add(1);
+      while (arrived.load() < 2) std::this_thread::yield();
+    });
+    EXPECT_GE(first_of_worker.load(), 4) << round;
+  }
+}
+
 TEST(ThreadPoolTest, NoPartsIsNoWork) {
   ThreadPool pool(3);
   pool.Run(0, [](int) { FAIL() << "ran a part"; });
