@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cli/bench.h"
+#include "cli/eval_choices.h"
 #include "cli/eval_divergence.h"
 #include "cli/eval_perplexity.h"
 #include "cli/generate.h"
@@ -180,6 +181,10 @@ class Commands {
                       [this](const Io& io) { return RunDivergence(divergence_, io); });
     AddDivergenceFlags(more, divergence_);
     more.App().footer(DivergenceFooter());
+    Flags& questions = Add(*eval, "choices", "Multiple-choice accuracy (HellaSwag's format)",
+                           [this](const Io& io) { return RunChoices(choices_, io); });
+    AddChoicesFlags(questions, choices_);
+    questions.App().footer(ChoicesFooter());
   }
   void AddBench() {
     Flags& flags = Add(app_, "bench", "Measure a model's speed on this machine",
@@ -201,6 +206,7 @@ class Commands {
   InspectFlags inspect_;
   PerplexityFlags perplexity_;
   DivergenceFlags divergence_;
+  ChoicesFlags choices_;
   BenchFlags bench_;
   HealthFlags health_;
   std::function<nlohmann::ordered_json()> serve_values_;

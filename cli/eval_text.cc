@@ -18,14 +18,6 @@ bool FileAddsBos(const Tokenizer& tokenizer) {
   return ids.ok() && !ids->empty() && ids->front() == tokenizer.bos_id();
 }
 
-absl::StatusOr<int32_t> BosId(const Tokenizer& tokenizer, Bos bos) {
-  if (bos == Bos::kNever || (bos == Bos::kAuto && !FileAddsBos(tokenizer))) return -1;
-  if (tokenizer.bos_id() < 0) {
-    return absl::InvalidArgumentError("--bos always: the model file names no BOS token");
-  }
-  return tokenizer.bos_id();
-}
-
 }  // namespace
 
 const char kTextProtocol[] = R"(Protocol
@@ -41,9 +33,21 @@ void AddTextFlags(Flags& flags, TextFlags& text) {
   flags.Add("--window", text.window, "Tokens of one window: the longest context")
       ->check(CLI::Range(2, 1 << 20));
   flags.Add("--skip", text.skip, "First scored position of a window, or half")->type_name("N|half");
-  flags.AddChoice<Bos>("--bos", text.bos,
+  AddBosFlag(flags, text.bos);
+}
+
+void AddBosFlag(Flags& flags, Bos& bos) {
+  flags.AddChoice<Bos>("--bos", bos,
                        {{"auto", Bos::kAuto}, {"always", Bos::kAlways}, {"never", Bos::kNever}},
                        "BOS at the start of every window; auto: as the model file says");
+}
+
+absl::StatusOr<int32_t> BosId(const Tokenizer& tokenizer, Bos bos) {
+  if (bos == Bos::kNever || (bos == Bos::kAuto && !FileAddsBos(tokenizer))) return -1;
+  if (tokenizer.bos_id() < 0) {
+    return absl::InvalidArgumentError("--bos always: the model file names no BOS token");
+  }
+  return tokenizer.bos_id();
 }
 
 absl::Status CheckTextFlags(const TextFlags& flags) {

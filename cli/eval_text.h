@@ -24,6 +24,12 @@ struct TextFlags {
   Bos bos = Bos::kAuto;
 };
 
+// --bos
+void AddBosFlag(Flags& flags, Bos& bos);
+// The id to begin with; -1: none. INVALID_ARGUMENT when one is asked for that the model file does
+// not name.
+absl::StatusOr<int32_t> BosId(const Tokenizer& tokenizer, Bos bos);
+
 // --text, --window, --skip, --bos; the values they have now are the defaults shown.
 void AddTextFlags(Flags& flags, TextFlags& text);
 

@@ -234,6 +234,34 @@ def test_eval_divergence_is_nothing_from_itself_and_little_from_the_exact_path(
         assert abs(perplexity / exact["perplexity"][side] - 1) < 1e-5
 
 
+def test_eval_choices_knows_what_every_model_knows(binary, model, tmp_path):
+    """Right answers are found, wrong labels are wrong, and the figure does not depend on the step's size."""
+    known = [
+        ("The capital of France is", ["Paris.", "banana.", "running."]),
+        ("The sun rises in the", ["east.", "refrigerator.", "Tuesday."]),
+        ("He opened the door and walked", ["into the room.", "colorless the of.", "seven."]),
+        ("One, two, three,", ["four, five.", "purple, the.", "yesterday."]),
+    ]
+    data = tmp_path / "questions.jsonl"
+
+    def evaluate(label, *more):
+        lines = [{"ctx": ctx, "endings": endings, "label": label} for ctx, endings in known]
+        data.write_text("\n".join(json.dumps(line) for line in lines))
+        command = ["eval", "choices", "--model", model, "--data", data, "--output", "json"]
+        return ok_json(run(binary, *command, *more))
+
+    right = evaluate(0)
+    assert right["accuracy"] == {"percent": 100, "standard_error": 0}
+    assert right["questions"] == 4 and right["tokens"] >= 24
+    assert evaluate(0, "--max-batch-tokens", "3") == right
+    assert evaluate(2)["accuracy"]["percent"] == 0
+    assert evaluate(0, "--limit", "2")["questions"] == 2
+
+    data.write_text('{"ctx": "x", "endings": ["a"], "label": 0}')
+    bad = run(binary, "eval", "choices", "--model", model, "--data", data)
+    assert bad.returncode == 1 and "line 1" in bad.stderr and '"endings"' in bad.stderr
+
+
 def test_bench_reports_rates(binary, model):
     report = ok_json(
         run(
