@@ -8,7 +8,7 @@ import sys
 ALLOWED = {
     "kernels": [],
     "engine/base": ["kernels/check.h"],
-    "engine/weights": ["engine/base", "kernels/quant", "kernels/half.h", "kernels/check.h"],
+    "engine/weights": ["engine/base", "kernels/quant", "kernels/half.h", "kernels/fp8.h", "kernels/check.h"],
     "engine/text": ["engine/base", "engine/request.h", "kernels/check.h"],
     "engine/scheduling": ["engine/base", "engine/request.h", "engine/batch.h", "engine/observer.h", "kernels/check.h"],
     "engine/model": ["engine/base", "engine/request.h", "engine/batch.h", "engine/weights", "kernels"],

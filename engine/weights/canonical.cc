@@ -97,6 +97,42 @@ void PlaceMxfp4(const uint8_t* block, const Place& to) {
   PairNibbles(block + 1, 4, 16, to.codes + 8);
 }
 
+void PlaceQ2_K(const uint8_t* block, const Place& to) {
+  const float d = LoadF16(block + 80);
+  const float dmin = LoadF16(block + 82);
+  for (int g = 0; g < 16; ++g) {
+    to.scales[g] = d * static_cast<float>(block[g] & 15);
+    to.offsets[g] = -dmin * static_cast<float>(block[g] >> 4);
+  }
+  for (int i = 0; i < 128; ++i) {
+    to.codes[i] = static_cast<uint8_t>(Q2KCode(block, 2 * i) | Q2KCode(block, 2 * i + 1) << 4);
+  }
+}
+
+// Three bits and 6-bit sub-scales are a part of what Q6_K can say.
+void PlaceQ3_K(const uint8_t* block, const Place& to) {
+  *to.scales = LoadF16(block + 108);
+  for (int j = 0; j < 16; ++j) to.sub_scales[j] = static_cast<uint8_t>(Q3KScale(block, j));
+  for (int n = 0; n < 256; ++n) to.codes[n] = static_cast<uint8_t>(Q3KCode(block, n));
+}
+
+void PlaceIq4Xs(const uint8_t* block, const Place& to) {
+  const float d = LoadF16(block);
+  for (int j = 0; j < 8; ++j) {
+    to.scales[j] = d * static_cast<float>(Iq4XsScale(block, j));
+    PairNibbles(block + 8 + j * 16, 0, 16, to.codes + j * 16);
+    PairNibbles(block + 8 + j * 16, 4, 16, to.codes + j * 16 + 8);
+  }
+}
+
+void PlaceNvfp4(const uint8_t* block, const Place& to) {
+  for (int j = 0; j < 4; ++j) {
+    to.scales[j] = Nvfp4Scale(block[j]);
+    PairNibbles(block + 4 + j * 8, 0, 8, to.codes + j * 8);
+    PairNibbles(block + 4 + j * 8, 4, 8, to.codes + j * 8 + 4);
+  }
+}
+
 void PlaceQ5_K(const uint8_t* block, const Place& to) {
   PlaceSubScales(block, to);
   const uint8_t* high = block + 16;
@@ -138,6 +174,14 @@ void PlaceBlock(GgmlType type, const uint8_t* block, const Place& to) {
       return PlaceQ5_K(block, to);
     case GgmlType::kQ6_K:
       return PlaceQ6_K(block, to);
+    case GgmlType::kQ2_K:
+      return PlaceQ2_K(block, to);
+    case GgmlType::kQ3_K:
+      return PlaceQ3_K(block, to);
+    case GgmlType::kIQ4_XS:
+      return PlaceIq4Xs(block, to);
+    case GgmlType::kNVFP4:
+      return PlaceNvfp4(block, to);
     case GgmlType::kIQ4_NL:
       return PlaceIq4Nl(block, to);
     case GgmlType::kMXFP4:
@@ -217,6 +261,15 @@ std::optional<CanonicalForm> CanonicalFormOf(GgmlType type) {
       return CanonicalForm{.format = Format::kQ5K, .group = 256, .offsets = true, .scale_bytes = 2};
     case GgmlType::kQ6_K:
       return CanonicalForm{.format = Format::kQ6K, .group = 256, .scale_bytes = 2};
+    case GgmlType::kQ2_K:
+      return CanonicalForm{
+          .format = Format::kInt4Affine, .group = 16, .offsets = true, .wider = true};
+    case GgmlType::kQ3_K:
+      return CanonicalForm{.format = Format::kQ6K, .group = 256, .scale_bytes = 2, .wider = true};
+    case GgmlType::kIQ4_XS:
+      return CanonicalForm{.format = Format::kLut4, .group = 32, .wider = true};
+    case GgmlType::kNVFP4:
+      return CanonicalForm{.format = Format::kLut4, .group = 16, .scale_bytes = 2, .wider = true};
     case GgmlType::kIQ4_NL:
       return CanonicalForm{.format = Format::kLut4, .group = 32, .scale_bytes = 2};
     case GgmlType::kMXFP4:

@@ -10,6 +10,10 @@
 //   Q5_0               int5-affine g32 d, -16 d
 //   Q5_1               int5-affine g32 d, m
 //   Q5_K               q5_k            d, -dmin; sub-scales sc, m
+//   Q2_K               int4-affine g16 d sc, -dmin m (the code has 2 bits)
+//   Q3_K               q6_k            d; sub-scales sc - 32 (the code has 3 bits)
+//   IQ4_XS             lut4 g32        d (ls - 32), in f32
+//   NVFP4              lut4 g16        e4m3 / 2, the table doubled
 //   Q8_0               int8 g32        d
 //   Q6_K               q6_k            d; sub-scales sc
 //   F16                f32             (not every f16 is a bf16)
@@ -33,7 +37,8 @@ struct CanonicalForm {
   bool offsets = false;
   int scale_bytes = 4;      // of a scale, and of an offset, by construction: 2 is f16, 1 e8m0
   bool zero_point = false;  // the offsets are one multiple of the scales: a device keeps none
-  bool wider = false;  // codes are wider than in the file: there is no kernel for the file's own
+  // Codes or scales are wider than in the file: there is no kernel for the file's own.
+  bool wider = false;
 };
 
 // Absent for types that are not readable.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/fp8.h"
 #include "kernels/half.h"
 
 namespace nibble {
@@ -27,19 +28,19 @@ constexpr TypeRow kTypes[] = {
     {2, "Q4_0", 32, 18, true},       {3, "Q4_1", 32, 20, true},
     {6, "Q5_0", 32, 22, true},       {7, "Q5_1", 32, 24, true},
     {8, "Q8_0", 32, 34, true},       {9, "Q8_1", 32, 36, false},
-    {10, "Q2_K", 256, 84, false},    {11, "Q3_K", 256, 110, false},
+    {10, "Q2_K", 256, 84, true},     {11, "Q3_K", 256, 110, true},
     {12, "Q4_K", 256, 144, true},    {13, "Q5_K", 256, 176, true},
     {14, "Q6_K", 256, 210, true},    {15, "Q8_K", 256, 292, false},
     {16, "IQ2_XXS", 256, 66, false}, {17, "IQ2_XS", 256, 74, false},
     {18, "IQ3_XXS", 256, 98, false}, {19, "IQ1_S", 256, 50, false},
     {20, "IQ4_NL", 32, 18, true},    {21, "IQ3_S", 256, 110, false},
-    {22, "IQ2_S", 256, 82, false},   {23, "IQ4_XS", 256, 136, false},
+    {22, "IQ2_S", 256, 82, false},   {23, "IQ4_XS", 256, 136, true},
     {24, "I8", 1, 1, false},         {25, "I16", 1, 2, false},
     {26, "I32", 1, 4, false},        {27, "I64", 1, 8, false},
     {28, "F64", 1, 8, false},        {29, "IQ1_M", 256, 56, false},
     {30, "BF16", 1, 2, true},        {34, "TQ1_0", 256, 54, false},
     {35, "TQ2_0", 256, 66, false},   {39, "MXFP4", 32, 17, true},
-    {40, "NVFP4", 64, 36, false},    {41, "Q1_0", 128, 18, false},
+    {40, "NVFP4", 64, 36, true},     {41, "Q1_0", 128, 18, false},
     {42, "Q2_0", 64, 18, false},
 };
 
@@ -144,6 +145,44 @@ void BlockQ6_K(const uint8_t* block, float* out) {
   }
 }
 
+// u8 scales[16]: scale in the low nibble, min in the high; u8 qs[64]; f16 d; f16 dmin.
+void BlockQ2_K(const uint8_t* block, float* out) {
+  const float d = LoadF16(block + 80);
+  const float dmin = LoadF16(block + 82);
+  for (int n = 0; n < 256; ++n) {
+    const uint8_t pair = block[n / 16];
+    const float scale = d * static_cast<float>(pair & 15);
+    const float min = dmin * static_cast<float>(pair >> 4);
+    out[n] = scale * static_cast<float>(Q2KCode(block, n)) - min;
+  }
+}
+
+// u8 hmask[32]; u8 qs[64]; u8 scales[12]; f16 d.
+void BlockQ3_K(const uint8_t* block, float* out) {
+  const float d = LoadF16(block + 108);
+  for (int n = 0; n < 256; ++n) {
+    const float scale = d * static_cast<float>(Q3KScale(block, n / 16));
+    out[n] = scale * static_cast<float>(Q3KCode(block, n));
+  }
+}
+
+void BlockIq4Xs(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  for (int n = 0; n < 256; ++n) {
+    const float scale = d * static_cast<float>(Iq4XsScale(block, n / 32));
+    out[n] = scale * static_cast<float>(kIq4NlValues[Nibble32(block + 8 + n / 32 * 16, n % 32)]);
+  }
+}
+
+// u8 d[4], one for 16 elements; u8 qs[32]: element j < 8 of 16 is the low nibble of byte j.
+void BlockNvfp4(const uint8_t* block, float* out) {
+  for (int n = 0; n < 64; ++n) {
+    const uint8_t byte = block[4 + n / 16 * 8 + n % 8];
+    const uint8_t code = n % 16 < 8 ? byte & 15 : byte >> 4;
+    out[n] = Nvfp4Scale(block[n / 16]) * static_cast<float>(kMxfp4Values[code]);
+  }
+}
+
 void BlockOfValues(const int8_t (&values)[16], float scale, const uint8_t* qs, float* out) {
   for (int j = 0; j < 32; ++j) out[j] = scale * static_cast<float>(values[Nibble32(qs, j)]);
 }
@@ -175,6 +214,14 @@ void DequantizeOne(GgmlType type, const uint8_t* block, float* out) {
       return BlockQ5_K(block, out);
     case GgmlType::kQ6_K:
       return BlockQ6_K(block, out);
+    case GgmlType::kQ2_K:
+      return BlockQ2_K(block, out);
+    case GgmlType::kQ3_K:
+      return BlockQ3_K(block, out);
+    case GgmlType::kIQ4_XS:
+      return BlockIq4Xs(block, out);
+    case GgmlType::kNVFP4:
+      return BlockNvfp4(block, out);
     case GgmlType::kIQ4_NL:
       return BlockOfValues(kIq4NlValues, LoadF16(block), block + 2, out);
     case GgmlType::kMXFP4:
@@ -195,7 +242,14 @@ bool ScalesFinite(GgmlType type, const uint8_t* block) {
     case GgmlType::kQ5_0:
     case GgmlType::kQ8_0:
     case GgmlType::kIQ4_NL:
+    case GgmlType::kIQ4_XS:
       return std::isfinite(LoadF16(block));
+    case GgmlType::kQ2_K:
+      return std::isfinite(LoadF16(block + 80)) && std::isfinite(LoadF16(block + 82));
+    case GgmlType::kQ3_K:
+      return std::isfinite(LoadF16(block + 108));
+    case GgmlType::kNVFP4:
+      return ((block[0] | block[1] | block[2] | block[3]) & 0x80) == 0;
     case GgmlType::kQ4_1:
     case GgmlType::kQ5_1:
     case GgmlType::kQ4_K:
@@ -223,8 +277,44 @@ GgmlTypeInfo TypeInfo(int32_t ggml_type) {
 }
 
 const int8_t* CodeValues(GgmlType type) {
-  if (type == GgmlType::kIQ4_NL) return kIq4NlValues;
-  return type == GgmlType::kMXFP4 ? kMxfp4Values : nullptr;
+  switch (type) {
+    case GgmlType::kIQ4_NL:
+    case GgmlType::kIQ4_XS:
+      return kIq4NlValues;
+    case GgmlType::kMXFP4:
+    case GgmlType::kNVFP4:
+      return kMxfp4Values;
+    default:
+      return nullptr;
+  }
+}
+
+float Nvfp4Scale(uint8_t code) {
+  code &= 0x7F;
+  return code == 0x7F ? 0.0f : 0.5f * E4m3ToF32(code);
+}
+
+// Both: two halves of 128 elements over 32 bytes each, four rows of 32 at shifts 0, 2, 4 and 6.
+int Q2KCode(const uint8_t* block, int n) {
+  return block[16 + n / 128 * 32 + n % 32] >> (2 * (n / 32 % 4)) & 3;
+}
+
+int Q3KCode(const uint8_t* block, int n) {
+  const int low = block[32 + n / 128 * 32 + n % 32] >> (2 * (n / 32 % 4)) & 3;
+  return low - ((block[n % 32] >> (n / 32) & 1) != 0 ? 0 : 4);
+}
+
+// The low nibbles of bytes 0 to 7 are those of scales 0 to 7, the high ones of 8 to 15; the last
+// four bytes hold two more bits of each.
+int Q3KScale(const uint8_t* block, int j) {
+  const uint8_t* scales = block + 96;
+  const int low = scales[j % 8] >> (j < 8 ? 0 : 4) & 15;
+  return (low | (scales[8 + j % 4] >> (2 * (j / 4)) & 3) << 4) - 32;
+}
+
+int Iq4XsScale(const uint8_t* block, int j) {
+  const int low = block[4 + j / 2] >> (4 * (j % 2)) & 15;
+  return (low | (LoadU16(block + 2) >> (2 * j) & 3) << 4) - 32;
 }
 
 float Mxfp4Scale(uint8_t exponent) { return std::ldexp(1.0f, exponent - 128); }

@@ -30,14 +30,25 @@ struct SixBitPair {
 };
 SixBitPair UnpackSixBitPair(const uint8_t* scales, int j);
 
-// The 16 values of a code of IQ4_NL or MXFP4 (doubled there, as its scales are halved); null for
-// other types.
+// Code and sub-scale of one element, or of 16 or 32, of the types that scatter them: element n
+// (0..255) of a Q2_K (0..3) and of a Q3_K block (-4..3); scale j (0..15) of a Q3_K and (0..7) of an
+// IQ4_XS block, both -32..31.
+int Q2KCode(const uint8_t* block, int n);
+int Q3KCode(const uint8_t* block, int n);
+int Q3KScale(const uint8_t* block, int j);
+int Iq4XsScale(const uint8_t* block, int j);
+
+// The 16 values of a code of IQ4_NL, IQ4_XS, MXFP4 or NVFP4 (doubled in the last two, as their
+// scales are halved); null for other types.
 const int8_t* CodeValues(GgmlType type);
 
 // 2^(exponent - 128): half of what an e8m0 byte stands for. REQUIRES exponent <= kMaxMxfp4Exponent,
 // above which 12 of it is not finite.
 float Mxfp4Scale(uint8_t exponent);
 inline constexpr uint8_t kMaxMxfp4Exponent = 252;
+
+// Half of what an unsigned e4m3 byte stands for; the NaN code counts as 0, as ggml has it.
+float Nvfp4Scale(uint8_t code);
 
 float LoadF16(const uint8_t* bytes);     // an f16, in f32
 uint32_t LoadU32(const uint8_t* bytes);  // Q5's fifth bits: bit j belongs to element j

@@ -44,6 +44,7 @@ enum class GgmlType : int32_t {
   kIQ4_XS = 23,
   kBF16 = 30,
   kMXFP4 = 39,
+  kNVFP4 = 40,
 };
 
 struct GgmlTypeInfo {

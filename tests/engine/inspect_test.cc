@@ -74,14 +74,14 @@ TEST(Inspect, WhatCannotBeServedIsListedAndTheRestIsStillThere) {
   options.hidden = 256;
   GgufWriter writer = TinyModel(options);
   GgufWriter::Tensor* tensor = writer.FindTensor("blk.0.ffn_up.weight");
-  tensor->type = static_cast<int32_t>(GgmlType::kQ2_K);
-  tensor->data.assign(256 * 84, 0);
+  tensor->type = 22;
+  tensor->data.assign(256 * 82, 0);
   writer.String("tokenizer.ggml.pre", "no-such-pre");
   const InspectReport report = InspectBytes("unsupported.gguf", writer.Build());
   EXPECT_EQ(report.status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(report.unsupported,
-              Contains(HasSubstr("tensor 'blk.0.ffn_up.weight' is of type Q2_K")));
-  EXPECT_THAT(report.unsupported, Contains(HasSubstr("1 tensors of type Q2_K")));
+              Contains(HasSubstr("tensor 'blk.0.ffn_up.weight' is of type IQ2_S")));
+  EXPECT_THAT(report.unsupported, Contains(HasSubstr("1 tensors of type IQ2_S")));
   EXPECT_THAT(report.unsupported, Contains(HasSubstr("no-such-pre")));
   EXPECT_EQ(report.config.hidden_size, 256);
   EXPECT_EQ(report.tensors.size(), writer.tensors.size());

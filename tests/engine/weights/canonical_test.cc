@@ -51,10 +51,15 @@ TEST_P(CanonicalOf, RandomBlocksKeepTheirValues) {
 TEST_P(CanonicalOf, ExtremeScalesKeepTheirValues) {
   const GgmlType type = GetParam().type;
   const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
-  if (info.block_elements == 1 || type == GgmlType::kMXFP4) return;  // no f16 scales
+  if (info.block_elements == 1 || type == GgmlType::kMXFP4 || type == GgmlType::kNVFP4) {
+    return;  // no f16 scales
+  }
   for (const uint16_t half : {0x0000, 0x8000, 0x0001, 0x83FF, 0x7BFF, 0xFBFF, 0x3C01}) {
     std::vector<uint8_t> bytes = testing::RandomBlocks(type, kRows * kCols, half, 1.0f);
-    const size_t field = type == GgmlType::kQ6_K ? 208 : 0;
+    const size_t field = type == GgmlType::kQ6_K   ? 208
+                         : type == GgmlType::kQ3_K ? 108
+                         : type == GgmlType::kQ2_K ? 80
+                                                   : 0;
     for (size_t at = field; at < bytes.size(); at += info.block_bytes) {
       const auto value =
           static_cast<uint16_t>(half ^ (at / info.block_bytes % 2 == 0 ? 0 : 0x8000));
@@ -109,7 +114,11 @@ INSTANTIATE_TEST_SUITE_P(AllTypes, CanonicalOf,
                                            Case{GgmlType::kQ5_K, "q5_k", 176, false},
                                            Case{GgmlType::kQ6_K, "q6_k", 210, false},
                                            Case{GgmlType::kIQ4_NL, "lut4 g32", 144, false},
-                                           Case{GgmlType::kMXFP4, "lut4 g32", 136, false}),
+                                           Case{GgmlType::kMXFP4, "lut4 g32", 136, false},
+                                           Case{GgmlType::kQ2_K, "int4-affine g16", 256, true},
+                                           Case{GgmlType::kQ3_K, "q6_k", 210, true},
+                                           Case{GgmlType::kIQ4_XS, "lut4 g32", 160, true},
+                                           Case{GgmlType::kNVFP4, "lut4 g16", 160, true}),
                          [](const auto& info) {
                            return TypeInfo(static_cast<int32_t>(info.param.type)).name;
                          });
@@ -126,10 +135,23 @@ TEST(Canonical, Mxfp4ExponentsKeepTheirValues) {
   EXPECT_FALSE(ToCanonical(GgmlType::kMXFP4, block, 1, 32).ok());
 }
 
+// Every scale a file may hold; a sign bit belongs to no unsigned float.
+TEST(Canonical, Nvfp4ScalesKeepTheirValues) {
+  for (int scale = 0; scale < 128; ++scale) {
+    std::vector<uint8_t> bytes = testing::RandomBlocks(GgmlType::kNVFP4, kRows * kCols, 9, 0.1f);
+    for (size_t at = 0; at < bytes.size(); at += 36) bytes[at + 2] = static_cast<uint8_t>(scale);
+    ExpectSameValues(GgmlType::kNVFP4, bytes);
+  }
+  std::vector<uint8_t> block(36, 0x11);
+  block[3] = 0x80;
+  EXPECT_EQ(ToCanonical(GgmlType::kNVFP4, block, 1, 64).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
 TEST(Canonical, TypesThatAreNotReadableHaveNoForm) {
-  for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kIQ4_XS}) {
-    EXPECT_FALSE(CanonicalFormOf(type).has_value());
-    EXPECT_FALSE(TypeInfo(static_cast<int32_t>(type)).readable);
+  for (const int32_t type : {16, 17, 18, 19, 21, 22, 29, 34, 35, 41, 42}) {
+    EXPECT_FALSE(CanonicalFormOf(static_cast<GgmlType>(type)).has_value());
+    EXPECT_FALSE(TypeInfo(type).readable);
   }
 }
 

@@ -17,9 +17,10 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr GgmlType kReadable[] = {
-    GgmlType::kF32,  GgmlType::kF16,    GgmlType::kBF16, GgmlType::kQ4_0, GgmlType::kQ4_1,
-    GgmlType::kQ5_0, GgmlType::kQ5_1,   GgmlType::kQ8_0, GgmlType::kQ4_K, GgmlType::kQ5_K,
-    GgmlType::kQ6_K, GgmlType::kIQ4_NL, GgmlType::kMXFP4};
+    GgmlType::kF32,    GgmlType::kF16,    GgmlType::kBF16,  GgmlType::kQ4_0, GgmlType::kQ4_1,
+    GgmlType::kQ5_0,   GgmlType::kQ5_1,   GgmlType::kQ8_0,  GgmlType::kQ4_K, GgmlType::kQ5_K,
+    GgmlType::kQ6_K,   GgmlType::kIQ4_NL, GgmlType::kMXFP4, GgmlType::kQ2_K, GgmlType::kQ3_K,
+    GgmlType::kIQ4_XS, GgmlType::kNVFP4};
 
 void PutF16(std::vector<uint8_t>& block, size_t at, float value) {
   const uint16_t half = F32ToF16(value);
@@ -48,8 +49,8 @@ uint64_t HashOf(const std::vector<float>& values) {
 TEST(GgmlTypes, TypeInfoIsTotal) {
   EXPECT_EQ(TypeInfo(3).name, "Q4_1");
   EXPECT_EQ(TypeInfo(14).block_bytes, 210);
-  EXPECT_FALSE(TypeInfo(10).readable);
-  EXPECT_EQ(TypeInfo(10).name, "Q2_K");
+  EXPECT_FALSE(TypeInfo(16).readable);
+  EXPECT_EQ(TypeInfo(16).name, "IQ2_XXS");
   for (const int32_t removed :
        {4, 5, 31, 32, 33, 36, 37, 38, 43, 99, -1, std::numeric_limits<int32_t>::min(),
         std::numeric_limits<int32_t>::max()}) {
@@ -219,6 +220,73 @@ TEST(GgmlTypes, FourBitTablesAreReadThroughTheirValues) {
   EXPECT_EQ(mx_out[30], 2.0f);
 }
 
+TEST(GgmlTypes, Q2_KHasAScaleAndAMinForSixteen) {
+  std::vector<uint8_t> block(84);
+  PutF16(block, 80, 0.5f);
+  PutF16(block, 82, 0.25f);
+  const auto code = [](int n) { return (n * 5 + n / 64) % 4; };
+  for (int g = 0; g < 16; ++g) block[g] = static_cast<uint8_t>(g | (15 - g) << 4);
+  for (int n = 0; n < 256; ++n) {
+    block[16 + n / 128 * 32 + n % 32] |= static_cast<uint8_t>(code(n) << (2 * (n % 128 / 32)));
+  }
+  const std::vector<float> out = Dequantized(GgmlType::kQ2_K, block);
+  for (int n = 0; n < 256; ++n) {
+    const int g = n / 16;
+    EXPECT_EQ(out[n], 0.5f * static_cast<float>(g * code(n)) - 0.25f * static_cast<float>(15 - g))
+        << n;
+  }
+}
+
+TEST(GgmlTypes, Q3_KTakesItsThirdBitsFromOneMaskForTheWholeBlock) {
+  std::vector<uint8_t> block(110);
+  PutF16(block, 108, 0.5f);
+  const auto code = [](int n) { return (n * 5 + n / 32) % 8; };  // stands for code - 4
+  const auto scale = [](int j) { return (j * 13 + 3) % 64; };    // stands for scale - 32
+  for (int j = 0; j < 16; ++j) {
+    block[96 + j % 8] |= static_cast<uint8_t>((scale(j) & 15) << (j < 8 ? 0 : 4));
+    block[104 + j % 4] |= static_cast<uint8_t>((scale(j) >> 4) << (2 * (j / 4)));
+  }
+  for (int n = 0; n < 256; ++n) {
+    block[32 + n / 128 * 32 + n % 32] |=
+        static_cast<uint8_t>((code(n) & 3) << (2 * (n % 128 / 32)));
+    block[n % 32] |= static_cast<uint8_t>((code(n) >> 2) << (n / 32));
+  }
+  const std::vector<float> out = Dequantized(GgmlType::kQ3_K, block);
+  for (int n = 0; n < 256; ++n) {
+    EXPECT_EQ(out[n], 0.5f * static_cast<float>((scale(n / 16) - 32) * (code(n) - 4))) << n;
+  }
+}
+
+TEST(GgmlTypes, Iq4XsSpreadsItsSixBitScalesOverTwoFields) {
+  std::vector<uint8_t> block(136);
+  PutF16(block, 0, 0.5f);
+  const auto scale = [](int j) { return (j * 9 + 1) % 64; };
+  uint16_t high = 0;
+  for (int j = 0; j < 8; ++j) {
+    block[4 + j / 2] |= static_cast<uint8_t>((scale(j) & 15) << (4 * (j % 2)));
+    high = static_cast<uint16_t>(high | (scale(j) >> 4) << (2 * j));
+  }
+  std::memcpy(block.data() + 2, &high, 2);
+  for (int j = 0; j < 128; ++j) block[8 + j] = 0xF0;  // element 0 is -127, element 16 is 113
+  const std::vector<float> out = Dequantized(GgmlType::kIQ4_XS, block);
+  for (int n = 0; n < 256; ++n) {
+    const float value = n % 32 < 16 ? -127.0f : 113.0f;
+    EXPECT_EQ(out[n], 0.5f * static_cast<float>(scale(n / 32) - 32) * value) << n;
+  }
+}
+
+TEST(GgmlTypes, Nvfp4PairsElementsEightApartAndReadsItsNanAsZero) {
+  std::vector<uint8_t> block(36);
+  const uint8_t scales[4] = {0x38, 0x40, 0x7F, 0x01};  // 1, 2, NaN, 2^-9
+  std::memcpy(block.data(), scales, 4);
+  for (int i = 0; i < 32; ++i) block[4 + i] = 0xE2;  // element 0 is 2 / 2, element 8 is -8 / 2
+  const std::vector<float> out = Dequantized(GgmlType::kNVFP4, block);
+  const float expected[4] = {1.0f, 2.0f, 0.0f, 0x1p-9f};
+  for (int n = 0; n < 64; ++n) {
+    EXPECT_EQ(out[n], expected[n / 16] * (n % 16 < 8 ? 1.0f : -4.0f)) << n;
+  }
+}
+
 // The same random blocks through gguf-py's numpy code, an independent implementation: see
 // tests/oracle/dequantize.py.
 TEST(GgmlTypes, RandomBlocksGiveTheOraclesBits) {
@@ -226,7 +294,9 @@ TEST(GgmlTypes, RandomBlocksGiveTheOraclesBits) {
                                   0xADE48523DA182B4B, 0x1DA5D83B9ED6DEB6, 0xE90B370CA55E2ABB,
                                   0xABC7FBE13F53A855, 0xBD1F201854E774D5, 0xFF5EF44DF5DC384A,
                                   0x0B2FCD04318EF0B2, 0x760DC49F8B86236A, 0x6A6CB05E46BE3756,
-                                  0x570EA7E69033C41C};
+                                  0x570EA7E69033C41C, 0xDAD3DC483A54A3C9, 0x85BECDB9A1440BFB,
+                                  0x69205E494FAFCF9C, 0x88B655C09A35C717};
+  static_assert(std::size(kOracle) == std::size(kReadable));
   for (size_t i = 0; i < std::size(kReadable); ++i) {
     const std::vector<uint8_t> bytes = testing::RandomBlocks(kReadable[i], 4096, 7, 0.75f);
     EXPECT_EQ(HashOf(Dequantized(kReadable[i], bytes)), kOracle[i])
@@ -254,6 +324,9 @@ TEST(GgmlTypes, ScalesThatAreNotFiniteAreFoundInEveryType) {
     EXPECT_TRUE(CheckFinite(type, good).ok()) << info.name;
     std::vector<size_t> fields = {0};
     if (type == GgmlType::kQ6_K) fields = {208};
+    if (type == GgmlType::kQ2_K) fields = {80, 82};
+    if (type == GgmlType::kQ3_K) fields = {108};
+    if (type == GgmlType::kNVFP4) fields = {};  // eight bits a scale: Canonical, Nvfp4Scales...
     if (type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1 || type == GgmlType::kQ4_K ||
         type == GgmlType::kQ5_K) {
       fields = {0, 2};

@@ -25,7 +25,7 @@ class GgufSourceTest : public ::testing::Test {
     writer.Add("q4", {64, 3}, GgmlType::kQ4_1, RandomBlocks(GgmlType::kQ4_1, 192, 1, 1.0f));
     writer.Add("q6", {256, 2}, GgmlType::kQ6_K, RandomBlocks(GgmlType::kQ6_K, 512, 2, 1.0f));
     writer.Add("norm", {5}, GgmlType::kF16, RandomBlocks(GgmlType::kF16, 5, 3, 1.0f));
-    writer.Add("q2", {256, 2}, GgmlType::kQ2_K, std::vector<uint8_t>(168));
+    writer.Add("q2", {256, 2}, static_cast<GgmlType>(22), std::vector<uint8_t>(164));
     writer.Add("bad", {32, 1}, GgmlType::kQ8_0, std::vector<uint8_t>(34, 0xFF));
     writer.Add("nan", {1}, GgmlType::kF32, std::vector<uint8_t>(4, 0xFF));
     bytes_ = writer.Build();
@@ -101,7 +101,7 @@ TEST_F(GgufSourceTest, AnotherShapeNamesBothAndAsksTheQuestion) {
 TEST_F(GgufSourceTest, ATypeWithoutAReaderIsRefusedByName) {
   const absl::Status status = source_->LoadMatrix("q2", 2, 256).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor 'q2' is of type Q2_K"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor 'q2' is of type IQ2_S"));
 }
 
 TEST_F(GgufSourceTest, NumbersThatAreNotFiniteAreDataLossWithTheTensorsName) {
@@ -126,7 +126,7 @@ TEST_F(GgufSourceTest, TheReportSaysWhatIsConvertedAndWhatItCosts) {
   EXPECT_EQ(report[2].canonical, "f32");
   EXPECT_EQ(report[2].canonical_bytes, 20);
   EXPECT_TRUE(report[2].converted) << "an f16 vector is held in f32";
-  EXPECT_EQ(report[3].file_type, "Q2_K");
+  EXPECT_EQ(report[3].file_type, "IQ2_S");
   EXPECT_EQ(report[3].canonical, "") << "unreadable";
 }
 

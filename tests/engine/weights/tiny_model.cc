@@ -179,6 +179,16 @@ void SetScales(GgmlType type, float scale, Random& random, uint8_t* block) {
       return StoreF16(15.5f * around / (9.2f * 32.0f), block + 2);
     case GgmlType::kQ6_K:
       return StoreF16(around / (18.0f * 74.0f), block + 208);
+    case GgmlType::kQ2_K:
+      StoreF16(around / (1.15f * 7.5f), block + 80);
+      return StoreF16(1.5f * around / (1.15f * 7.5f), block + 82);
+    case GgmlType::kQ3_K:
+      return StoreF16(around / (2.3f * 18.0f), block + 108);
+    case GgmlType::kIQ4_XS:
+      return StoreF16(around / (68.0f * 18.0f), block);
+    case GgmlType::kNVFP4:  // e4m3 without its sign, around 2^-4
+      for (int i = 0; i < 4; ++i) block[i] = static_cast<uint8_t>(24 + block[i] % 16);
+      return;
     case GgmlType::kIQ4_NL:
       return StoreF16(around / 68.0f, block);
     case GgmlType::kMXFP4:  // the next lower power of two
