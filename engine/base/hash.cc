@@ -24,6 +24,23 @@ Digest Sha256(absl::Span<const uint8_t> bytes) {
   return digest;
 }
 
+RunningSha256::RunningSha256() : context_(EVP_MD_CTX_new()) {
+  NIBBLE_CHECK(context_ != nullptr);
+  NIBBLE_CHECK(EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
+}
+
+RunningSha256::~RunningSha256() { EVP_MD_CTX_free(context_); }
+
+void RunningSha256::Add(absl::Span<const uint8_t> bytes) {
+  NIBBLE_CHECK(EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1);
+}
+
+Digest RunningSha256::Finish() {
+  Digest digest;
+  NIBBLE_CHECK(EVP_DigestFinal_ex(context_, digest.data(), nullptr) == 1);
+  return digest;
+}
+
 uint64_t Checksum(absl::Span<const uint8_t> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }

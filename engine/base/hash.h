@@ -17,6 +17,21 @@ namespace nibble {
 using Digest = std::array<uint8_t, 32>;
 
 Digest Sha256(absl::Span<const uint8_t> bytes);
+
+// The same over bytes that come in pieces. One thread at a time.
+class RunningSha256 {
+ public:
+  RunningSha256();
+  ~RunningSha256();
+  RunningSha256(const RunningSha256&) = delete;
+  RunningSha256& operator=(const RunningSha256&) = delete;
+  void Add(absl::Span<const uint8_t> bytes);
+  Digest Finish();  // once
+
+ private:
+  evp_md_ctx_st* context_;
+};
+
 std::string Hex(const Digest& digest);
 
 // XXH3, 64 bits: notices damage, not malice. About 10 GB/s a core, the same number on every

@@ -134,6 +134,9 @@ absl::StatusOr<int64_t> GgufFile::ModifiedNs() const {
 std::vector<std::string> GgufFile::Keys() const { return rep_->metadata.keys(); }
 bool GgufFile::Has(absl::string_view key) const { return rep_->metadata.Has(key); }
 std::string GgufFile::Describe(absl::string_view key) const { return rep_->metadata.Describe(key); }
+std::vector<uint8_t> GgufFile::EncodedValue(absl::string_view key) const {
+  return rep_->metadata.Encoded(key);
+}
 
 absl::StatusOr<int64_t> GgufFile::GetInt(absl::string_view key) const {
   return rep_->Named(rep_->metadata.GetInt(key));

@@ -107,6 +107,8 @@ class GgufFile {
   absl::StatusOr<std::vector<int32_t>> GetInts(absl::string_view key) const;  // array of i32 or u32
   // One line for people: "u32 8192", "string \"llama\"", "array of string, 49152".
   std::string Describe(absl::string_view key) const;
+  // The type and the value of a key as in the file, for a writer. REQUIRES Has(key).
+  std::vector<uint8_t> EncodedValue(absl::string_view key) const;
 
  private:
   struct Rep;

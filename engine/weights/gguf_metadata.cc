@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/weights/printable.h"
+#include "kernels/check.h"
 
 namespace nibble {
 namespace {
@@ -258,6 +260,26 @@ std::string GgufMetadata::Describe(absl::string_view key) const {
     default:
       return absl::StrCat(type, " ", LoadInteger(value->type, value->bytes.data()));
   }
+}
+
+std::vector<uint8_t> GgufMetadata::Encoded(absl::string_view key) const {
+  const Value* value = Find(key);
+  NIBBLE_CHECK(value != nullptr);
+  std::vector<uint8_t> out;
+  const auto append = [&out](auto number) {
+    const size_t at = out.size();
+    out.resize(at + sizeof(number));
+    std::memcpy(out.data() + at, &number, sizeof(number));
+  };
+  append(static_cast<int32_t>(value->type));
+  if (value->type == Type::kArray) {
+    append(static_cast<int32_t>(value->element));
+    append(value->count);
+  } else if (value->type == Type::kString) {
+    append(uint64_t{value->bytes.size()});
+  }
+  out.insert(out.end(), value->bytes.begin(), value->bytes.end());
+  return out;
 }
 
 absl::StatusOr<uint64_t> GgufMetadata::Alignment() const {

@@ -54,6 +54,9 @@ class GgufMetadata {
   absl::StatusOr<std::vector<int32_t>> GetInts(absl::string_view key) const;
   std::string Describe(absl::string_view key) const;
 
+  // The type and the value of a key as in a file, for a writer. REQUIRES Has(key).
+  std::vector<uint8_t> Encoded(absl::string_view key) const;
+
   // general.alignment, 32 when absent. DATA_LOSS unless it is a u32 and a power of two of 8 or
   // more.
   absl::StatusOr<uint64_t> Alignment() const;

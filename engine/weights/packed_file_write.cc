@@ -1,12 +1,9 @@
 // WritePackedFile.
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 
 #include "absl/strings/match.h"
@@ -14,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/weights/packed_file.h"
 #include "engine/weights/packed_layout.h"
+#include "engine/weights/partial_file.h"
 
 namespace nibble {
 namespace {
@@ -74,23 +72,12 @@ std::vector<uint8_t> MakePreamble(const PackedFileKey& key, absl::Span<const Pac
   return preamble;
 }
 
-absl::Status Errno(const std::string& path, absl::string_view what, int error) {
-  const std::string message = absl::StrCat(path, ": ", what, ": ", std::strerror(error));
-  if (error == EACCES || error == EPERM || error == EROFS || error == ELOOP) {
-    return absl::PermissionDeniedError(message);
-  }
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
-    return absl::ResourceExhaustedError(message);
-  }
-  return absl::UnavailableError(message);
-}
-
 // A flag's slip must not cost anybody a file: replaced is what was ours, by its content or its
 // name.
 absl::Status CheckReplaceable(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    return errno == ENOENT ? absl::OkStatus() : Errno(path, "looking at what is there", errno);
+    return errno == ENOENT ? absl::OkStatus() : FileError(path, "looking at what is there", errno);
   }
   char magic[sizeof(PackedHeader::magic)] = {};
   const ssize_t n = read(fd, magic, sizeof(magic));
@@ -102,65 +89,6 @@ absl::Status CheckReplaceable(const std::string& path) {
   return absl::FailedPreconditionError(
       absl::StrCat(path, ": exists and is not a file of packed weights; name another file"));
 }
-
-// `path`.partial: locked, so that one process writes it, and removed unless renamed.
-class PartialFile {
- public:
-  explicit PartialFile(const std::string& path) : path_(path), partial_(path + ".partial") {}
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
-  ~PartialFile() {
-    if (locked_) unlink(partial_.c_str());
-    if (fd_ >= 0) close(fd_);
-  }
-
-  absl::Status Create() {
-    fd_ = open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd_ < 0) return Errno(partial_, "creating it", errno);
-    if (flock(fd_, LOCK_EX | LOCK_NB) != 0 || !IsStillThere()) {
-      return absl::UnavailableError(absl::StrCat(partial_, ": another process is writing it"));
-    }
-    locked_ = true;
-    if (ftruncate(fd_, 0) != 0) return Errno(partial_, "emptying it", errno);
-    return absl::OkStatus();
-  }
-
-  // Fails before the work is done where the disk is too full for it.
-  absl::Status Reserve(uint64_t size) {
-    const int error = posix_fallocate(fd_, 0, static_cast<off_t>(size));
-    return error == 0 ? absl::OkStatus() : Errno(partial_, "writing it", error);
-  }
-
-  absl::Status Write(absl::Span<const uint8_t> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t n = write(fd_, bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return Errno(partial_, "writing it", errno);
-      bytes.remove_prefix(static_cast<size_t>(n));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Publish() {
-    if (fsync(fd_) != 0) return Errno(partial_, "syncing it", errno);
-    if (rename(partial_.c_str(), path_.c_str()) != 0) return Errno(path_, "renaming to it", errno);
-    locked_ = false;
-    return absl::OkStatus();
-  }
-
- private:
-  // Not renamed or removed by who held the lock before.
-  bool IsStillThere() const {
-    struct stat held, found;
-    return fstat(fd_, &held) == 0 && lstat(partial_.c_str(), &found) == 0 &&
-           held.st_ino == found.st_ino && held.st_dev == found.st_dev;
-  }
-
-  const std::string path_;
-  const std::string partial_;
-  int fd_ = -1;
-  bool locked_ = false;
-};
 
 }  // namespace
 

@@ -1,0 +1,46 @@
+// A file that is complete or not there: written as PATH.partial beside its place, then synced and
+// renamed. Destroyed before Publish, nothing of it remains; killed, PATH.partial does, which the
+// next writer of PATH takes over. While it exists it is locked: one process writes a path.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace nibble {
+
+class PartialFile {
+ public:
+  explicit PartialFile(const std::string& path) : path_(path), partial_(path + ".partial") {}
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+  ~PartialFile();
+
+  // Errors of all calls: FileError's, and UNAVAILABLE where another process is writing the path.
+  absl::Status Create();
+  // Fails before the work is done where the disk is too full for it.
+  absl::Status Reserve(uint64_t size);
+  // After what was written by this one so far.
+  absl::Status Write(absl::Span<const uint8_t> bytes);
+  // At an offset; any thread.
+  absl::Status WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes);
+  // Syncs, gives the file its name (replacing what has it) and syncs the folder.
+  absl::Status Publish();
+
+ private:
+  bool IsStillThere() const;
+
+  const std::string path_;
+  const std::string partial_;
+  int fd_ = -1;
+  bool locked_ = false;
+};
+
+// "PATH: WHAT: strerror": PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk, quota or file size),
+// NOT_FOUND (no such folder), UNAVAILABLE otherwise.
+absl::Status FileError(const std::string& path, absl::string_view what, int error);
+
+}  // namespace nibble
