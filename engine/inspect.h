@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,15 @@
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
+
+// What `nibble quantize` wrote into the file (engine/quantize/gguf_quantizer.h).
+struct QuantizeProvenance {
+  std::string method, type, options, tool;
+  std::string source_sha256;
+  std::string importance_sha256;   // of a file of column importance; empty: none was used
+  std::string calibration_sha256;  // of the text it was measured on; empty: none was
+  std::vector<std::pair<std::string, float>> tensor_errors;  // of the tensors that changed
+};
 
 struct InspectReport {
   std::string path;
@@ -29,6 +39,7 @@ struct InspectReport {
   bool has_chat_template = false;
   int64_t kv_bytes_per_token = 0;     // f16
   std::vector<std::string> unsupported;  // each names a thing and why
+  std::optional<QuantizeProvenance> quantized;  // absent: the file does not say
   std::vector<std::pair<std::string, std::string>> metadata;  // key, one line
 };
 

@@ -1,0 +1,75 @@
+// From one GGUF file to another: every tensor as a recipe says (recipe.h), all keys kept, and what
+// was done written into the file.
+//
+//   general.file_type, general.quantization_version   of the mix; 2, the version of ggml's types
+//   nibble.quantize.source_sha256    of the whole source file
+//   nibble.quantize.method           "ggml" (engine/quantize/ggml)
+//   nibble.quantize.type             the mix, "q4_k_m"
+//   nibble.quantize.options          what else was asked for, as flags
+//   nibble.quantize.importance_sha256  only where an importance matrix was used
+//   nibble.quantize.calibration_sha256  of the text, where the importance was measured on one
+//   nibble.quantize.tool             "nibble 0.1.0"
+//   nibble.quantize.tensors          names of the tensors whose type changed
+//   nibble.quantize.tensor_errors    of each: the root of its relative square error,
+//                                    sqrt(sum (x - y)^2 / sum x^2)
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/quantize/importance.h"
+#include "engine/quantize/recipe.h"
+#include "engine/weights/gguf_file.h"
+
+namespace nibble {
+
+struct QuantizeOptions {
+  MixInfo mix;
+  std::string output;
+  std::string options_text;                // for nibble.quantize.options
+  std::string tool;                        // for nibble.quantize.tool
+  int32_t num_threads = 1;                 // 1 or more
+  const Importance* importance = nullptr;  // must outlive the call
+  std::string importance_sha256;           // of its file, or empty
+  std::string calibration_sha256;          // of the text it was measured on, or empty
+  // Elements done and in all; one thread at a time. May be empty.
+  std::function<void(int64_t done, int64_t total)> progress;
+  const std::atomic<bool>* cancelled = nullptr;  // looked at between pieces
+};
+
+struct TensorOutcome {
+  std::string name;
+  GgmlType source = GgmlType::kF32;
+  GgmlType target = GgmlType::kF32;
+  int64_t num_elements = 0;
+  int64_t source_bytes = 0;
+  int64_t target_bytes = 0;
+  double relative_error = 0;  // 0 where copied
+};
+
+struct QuantizeReport {
+  std::vector<TensorOutcome> tensors;
+  std::string source_sha256;
+  int64_t output_bytes = 0;
+};
+
+// The output is complete or absent (partial_file.h), and the same bytes for any number of threads.
+// Reads, converts and writes pieces of rows: memory is some MiB a thread, whatever the file's size.
+// DATA_LOSS for a weight that is NaN or infinite or a file that became shorter; INVALID_ARGUMENT
+// where the importance of a tensor has another number of columns; RESOURCE_EXHAUSTED for a full
+// disk; CANCELLED. Replaces a file that is there: the caller decides whether it may.
+absl::StatusOr<QuantizeReport> QuantizeGguf(const GgufFile& file,
+                                            const std::vector<TensorRecipe>& recipes,
+                                            const QuantizeOptions& options);
+
+// SHA-256 in hexadecimal of a file's bytes, read once.
+absl::StatusOr<std::string> FileSha256(const std::string& path);
+
+// Bytes of `num_elements` elements of a type.
+int64_t BytesOf(GgmlType type, int64_t num_elements);
+
+}  // namespace nibble

@@ -1,0 +1,312 @@
+#include "engine/quantize/recipe.h"
+
+#include <algorithm>
+#include <regex>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/base/status_macros.h"
+#include "engine/quantize/ggml/encode.h"
+#include "engine/weights/ggml_types.h"
+
+namespace nibble {
+namespace {
+
+using Type = GgmlType;
+
+struct MixRow {
+  Mix mix;
+  const char* name;
+  uint32_t file_type;
+  Type base;
+};
+
+constexpr MixRow kMixes[] = {
+    {Mix::kF32, "f32", 0, Type::kF32},           {Mix::kF16, "f16", 1, Type::kF16},
+    {Mix::kBF16, "bf16", 32, Type::kBF16},       {Mix::kQ4_0, "q4_0", 2, Type::kQ4_0},
+    {Mix::kQ4_1, "q4_1", 3, Type::kQ4_1},        {Mix::kQ5_0, "q5_0", 8, Type::kQ5_0},
+    {Mix::kQ5_1, "q5_1", 9, Type::kQ5_1},        {Mix::kQ8_0, "q8_0", 7, Type::kQ8_0},
+    {Mix::kQ2_K, "q2_k", 10, Type::kQ2_K},       {Mix::kQ2_K_S, "q2_k_s", 21, Type::kQ2_K},
+    {Mix::kQ3_K_S, "q3_k_s", 11, Type::kQ3_K},   {Mix::kQ3_K_M, "q3_k_m", 12, Type::kQ3_K},
+    {Mix::kQ3_K_L, "q3_k_l", 13, Type::kQ3_K},   {Mix::kQ4_K_S, "q4_k_s", 14, Type::kQ4_K},
+    {Mix::kQ4_K_M, "q4_k_m", 15, Type::kQ4_K},   {Mix::kQ5_K_S, "q5_k_s", 16, Type::kQ5_K},
+    {Mix::kQ5_K_M, "q5_k_m", 17, Type::kQ5_K},   {Mix::kQ6_K, "q6_k", 18, Type::kQ6_K},
+    {Mix::kIQ4_NL, "iq4_nl", 25, Type::kIQ4_NL}, {Mix::kIQ4_XS, "iq4_xs", 30, Type::kIQ4_XS},
+    {Mix::kMXFP4, "mxfp4", 38, Type::kMXFP4},
+};
+
+enum class Role { kOutput, kEmbedding, kAttnQkv, kAttnV, kAttnOutput, kFfnDown, kOther };
+
+Role RoleOf(absl::string_view name) {
+  if (name == "output.weight") return Role::kOutput;
+  if (name == "token_embd.weight") return Role::kEmbedding;
+  if (absl::StrContains(name, "attn_qkv.weight")) return Role::kAttnQkv;
+  if (absl::StrContains(name, "attn_v.weight")) return Role::kAttnV;
+  if (absl::StrContains(name, "attn_output.weight")) return Role::kAttnOutput;
+  return absl::StrContains(name, "ffn_down") ? Role::kFfnDown : Role::kOther;
+}
+
+bool IsQuantizable(const GgufTensor& tensor) {
+  return tensor.dims.size() >= 2 && absl::EndsWith(tensor.name, "weight") &&
+         !absl::StrContains(tensor.name, "_norm.weight") &&
+         !absl::StrContains(tensor.name, "ffn_gate_inp.weight");
+}
+
+bool IsPlain(Type type) { return type == Type::kF32 || type == Type::kF16 || type == Type::kBF16; }
+
+// The first and last eighth of the layers, and every third between.
+bool UsesMoreBits(int layer, int layers) {
+  return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+}
+
+// The mixes' rules, tensor by tensor in the file's order: the n-th of a role is taken for layer n.
+class MixRules {
+ public:
+  MixRules(const GgufFile& file, const RecipeOptions& options) : options_(options) {
+    for (const GgufTensor& tensor : file.tensors()) {
+      const Role role = RoleOf(tensor.name);
+      tied_ &= role != Role::kOutput;
+      num_values_ += role == Role::kAttnV || role == Role::kAttnQkv;
+      num_downs_ += role == Role::kFfnDown;
+    }
+    const std::string architecture = file.GetString("general.architecture").value_or("");
+    const auto number = [&](absl::string_view key) {
+      return file.GetInt(absl::StrCat(architecture, ".", key)).value_or(0);
+    };
+    const int64_t heads = number("attention.head_count");
+    const int64_t kv_heads = number("attention.head_count_kv");
+    shared_values_ = kv_heads > 0 && heads / kv_heads >= 4;
+    is_70b_ = number("block_count") == 80 && heads != kv_heads;
+  }
+
+  Type TypeFor(const GgufTensor& tensor) {
+    const Type base = options_.mix.base;
+    if (IsPlain(base) || options_.pure) return base;
+    switch (RoleOf(tensor.name)) {
+      case Role::kOutput:
+        return OutputType(tensor);
+      case Role::kEmbedding:
+        return tied_ ? OutputType(tensor) : base;
+      case Role::kAttnV:
+      case Role::kAttnQkv:
+        return ValueType(value_++);
+      case Role::kFfnDown:
+        return DownType(down_++);
+      case Role::kAttnOutput:
+        return AttnOutputType();
+      case Role::kOther:
+        return base;
+    }
+    return base;
+  }
+
+ private:
+  Type OutputType(const GgufTensor& tensor) const {
+    const Type base = options_.mix.base;
+    const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(base));
+    if (base == Type::kMXFP4 || tensor.dims[0] % info.block_elements != 0) return Type::kQ8_0;
+    return base == Type::kQ8_0 ? base : Type::kQ6_K;
+  }
+
+  Type ValueType(int layer) const {
+    Type type = ValueTypeOfMix(layer);
+    if (is_70b_ && (type == Type::kQ3_K || type == Type::kQ4_K)) type = Type::kQ5_K;
+    return type;
+  }
+
+  Type ValueTypeOfMix(int layer) const {
+    const Type base = options_.mix.base;
+    switch (options_.mix.mix) {
+      case Mix::kQ2_K:
+        return shared_values_ ? Type::kQ4_K : Type::kQ3_K;
+      case Mix::kQ2_K_S:
+        return shared_values_ ? Type::kQ4_K : base;
+      case Mix::kQ3_K_M:
+        return layer < 2 ? Type::kQ5_K : Type::kQ4_K;
+      case Mix::kQ3_K_L:
+        return Type::kQ5_K;
+      case Mix::kIQ4_NL:
+      case Mix::kIQ4_XS:
+        return shared_values_ ? Type::kQ5_K : base;
+      case Mix::kQ4_K_M:
+      case Mix::kQ5_K_M:
+        return UsesMoreBits(layer, num_values_) ? Type::kQ6_K : base;
+      case Mix::kQ4_K_S:
+        return layer < 4 ? Type::kQ5_K : base;
+      default:
+        return base;
+    }
+  }
+
+  Type DownType(int layer) const {
+    const Type base = options_.mix.base;
+    const bool early = layer < num_downs_ / 8;
+    switch (options_.mix.mix) {
+      case Mix::kQ2_K:
+        return Type::kQ3_K;
+      case Mix::kQ2_K_S:
+        return early ? Type::kQ4_K : base;
+      case Mix::kQ3_K_M:
+        return layer < num_downs_ / 16 ? Type::kQ5_K : Type::kQ4_K;
+      case Mix::kQ3_K_L:
+        return Type::kQ5_K;
+      case Mix::kQ4_K_M:
+      case Mix::kQ5_K_M:
+        return UsesMoreBits(layer, num_downs_) ? Type::kQ6_K : base;
+      case Mix::kIQ4_NL:
+      case Mix::kIQ4_XS:
+        return early && !options_.has_importance ? Type::kQ5_K : base;
+      case Mix::kQ4_K_S:
+        return early ? Type::kQ5_K : base;
+      case Mix::kQ4_0:
+        return early && options_.has_importance ? Type::kQ4_1 : base;
+      case Mix::kQ5_0:
+        return early && options_.has_importance ? Type::kQ5_1 : base;
+      default:
+        return base;
+    }
+  }
+
+  Type AttnOutputType() const {
+    switch (options_.mix.mix) {
+      case Mix::kQ2_K:
+        return Type::kQ3_K;
+      case Mix::kQ3_K_M:
+        return Type::kQ4_K;
+      case Mix::kQ3_K_L:
+        return Type::kQ5_K;
+      default:
+        return options_.mix.base;
+    }
+  }
+
+  const RecipeOptions& options_;
+  bool tied_ = true;
+  bool shared_values_ = false;  // four or more heads share a key and value head
+  bool is_70b_ = false;         // whose value matrices are small: more bits cost little
+  int num_values_ = 0, num_downs_ = 0;
+  int value_ = 0, down_ = 0;
+};
+
+// What stands in where rows are no multiple of a type's block.
+Type Narrower(Type type) {
+  switch (type) {
+    case Type::kQ2_K:
+    case Type::kQ3_K:
+      return Type::kQ4_0;
+    case Type::kQ4_K:
+      return Type::kQ5_0;
+    case Type::kQ5_K:
+      return Type::kQ5_1;
+    case Type::kQ6_K:
+      return Type::kQ8_0;
+    case Type::kIQ4_XS:
+      return Type::kIQ4_NL;
+    default:
+      return Type::kF16;
+  }
+}
+
+bool Fits(Type type, int64_t row) {
+  return row % TypeInfo(static_cast<int32_t>(type)).block_elements == 0;
+}
+
+std::string NameOf(Type type) { return TypeInfo(static_cast<int32_t>(type)).name; }
+
+void FallBack(TensorRecipe& recipe) {
+  const Type wanted = recipe.target;
+  const int64_t row = recipe.dims[0];
+  if (Fits(wanted, row)) return;
+  recipe.target = Fits(Narrower(wanted), row) ? Narrower(wanted) : Type::kF16;
+  recipe.note = absl::StrCat("rows of ", row, " are no multiple of ",
+                             TypeInfo(static_cast<int32_t>(wanted)).block_elements, ": ",
+                             NameOf(recipe.target), " for ", NameOf(wanted));
+}
+
+struct Override {
+  std::regex pattern;
+  Type type;
+};
+
+absl::StatusOr<std::vector<Override>> Compile(const std::vector<TypeOverride>& overrides) {
+  std::vector<Override> compiled;
+  for (const TypeOverride& entry : overrides) {
+    try {
+      compiled.push_back({std::regex(entry.pattern), entry.type});
+    } catch (const std::regex_error& error) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", entry.pattern, "\" is no regular expression: ", error.what()));
+    }
+  }
+  return compiled;
+}
+
+}  // namespace
+
+std::vector<std::string> MixNames() {
+  std::vector<std::string> names;
+  for (const MixRow& row : kMixes) names.emplace_back(row.name);
+  return names;
+}
+
+absl::StatusOr<MixInfo> ParseMix(absl::string_view name) {
+  std::string wanted = absl::AsciiStrToLower(name);
+  if (wanted == "q3_k" || wanted == "q4_k" || wanted == "q5_k") wanted += "_m";
+  for (const MixRow& row : kMixes) {
+    if (wanted == row.name) return MixInfo{row.mix, row.name, row.file_type, row.base};
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("found \"", name, "\", needed one of ", absl::StrJoin(MixNames(), ", ")));
+}
+
+absl::StatusOr<GgmlType> ParseEncodableType(absl::string_view name) {
+  std::vector<std::string> known;
+  for (int32_t id = 0; id < 64; ++id) {
+    const GgmlTypeInfo info = TypeInfo(id);
+    if (info.block_bytes == 0 || !CanEncode(static_cast<GgmlType>(id))) continue;
+    if (absl::EqualsIgnoreCase(info.name, name)) return static_cast<GgmlType>(id);
+    known.push_back(absl::AsciiStrToLower(info.name));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("found \"", name, "\", needed one of ", absl::StrJoin(known, ", ")));
+}
+
+absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const GgufFile& file,
+                                                    const RecipeOptions& options) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<Override> overrides, Compile(options.overrides));
+  MixRules rules(file, options);
+  std::vector<TensorRecipe> recipes;
+  for (const GgufTensor& tensor : file.tensors()) {
+    TensorRecipe recipe;
+    recipe.name = tensor.name;
+    recipe.dims = tensor.dims;
+    recipe.source = recipe.target = static_cast<GgmlType>(tensor.ggml_type);
+    if (IsQuantizable(tensor)) {
+      recipe.target = rules.TypeFor(tensor);
+      const auto match = std::find_if(
+          overrides.begin(), overrides.end(),
+          [&](const Override& entry) { return std::regex_search(tensor.name, entry.pattern); });
+      if (match != overrides.end()) recipe.target = match->type;
+      FallBack(recipe);
+    }
+    recipe.copied = recipe.target == recipe.source;
+    const GgmlTypeInfo info = TypeInfo(tensor.ggml_type);
+    if (!recipe.copied && !info.readable) {
+      return absl::UnimplementedError(absl::StrCat(file.name(), ": tensor '", tensor.name,
+                                                   "' is of type ", info.name,
+                                                   ", which this program does not read"));
+    }
+    recipes.push_back(std::move(recipe));
+  }
+  return recipes;
+}
+
+bool SourceIsQuantized(const std::vector<TensorRecipe>& tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const TensorRecipe& tensor) {
+    return !tensor.copied && !IsPlain(tensor.source);
+  });
+}
+
+}  // namespace nibble
