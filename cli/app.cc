@@ -12,6 +12,7 @@
 #include "cli/generate.h"
 #include "cli/health.h"
 #include "cli/inspect.h"
+#include "cli/quantize.h"
 #include "cli/serve.h"
 #include "cli/tokenize.h"
 #include "cli/version.h"
@@ -91,6 +92,7 @@ class Commands {
     AddTokenize();
     AddInspect();
     AddEval();
+    AddQuantize();
     AddBench();
     AddHealth();
     Add(app_, "version", "Print the version", [](const Io& io) {
@@ -186,6 +188,12 @@ class Commands {
     AddChoicesFlags(questions, choices_);
     questions.App().footer(ChoicesFooter());
   }
+  void AddQuantize() {
+    Flags& flags = Add(app_, "quantize", "Write a model file in other types",
+                       [this](const Io& io) { return RunQuantize(quantize_, io); });
+    AddQuantizeFlags(flags, quantize_);
+    flags.App().footer(QuantizeFooter());
+  }
   void AddBench() {
     Flags& flags = Add(app_, "bench", "Measure a model's speed on this machine",
                        [this](const Io& io) { return RunBench(bench_, io); });
@@ -207,6 +215,7 @@ class Commands {
   PerplexityFlags perplexity_;
   DivergenceFlags divergence_;
   ChoicesFlags choices_;
+  QuantizeFlags quantize_;
   BenchFlags bench_;
   HealthFlags health_;
   std::function<nlohmann::ordered_json()> serve_values_;

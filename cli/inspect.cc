@@ -1,6 +1,8 @@
 #include "cli/inspect.h"
 
+#include <algorithm>
 #include <iomanip>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -122,6 +124,41 @@ void PrintConverted(const InspectReport& report, Lines& lines) {
                                          converted.size(), MiB(extra)));
 }
 
+Json ProvenanceJson(const InspectReport& report) {
+  if (!report.quantized.has_value()) return nullptr;
+  const QuantizeProvenance& quantized = *report.quantized;
+  Json errors = Json::object();
+  for (const auto& [name, error] : quantized.tensor_errors) errors[name] = error;
+  return {{"method", quantized.method},
+          {"type", quantized.type},
+          {"options", quantized.options},
+          {"tool", quantized.tool},
+          {"source_sha256", quantized.source_sha256},
+          {"importance_sha256", quantized.importance_sha256},
+          {"calibration_sha256", quantized.calibration_sha256},
+          {"tensor_errors", std::move(errors)}};
+}
+
+void PrintProvenance(const QuantizeProvenance& quantized, Lines& lines) {
+  std::string how = absl::StrCat(quantized.type, " (", quantized.method, ") by ", quantized.tool);
+  if (!quantized.options.empty()) absl::StrAppend(&how, ", ", quantized.options);
+  lines.Add("quantized", how);
+  lines.Add("  from sha256", quantized.source_sha256);
+  if (!quantized.importance_sha256.empty()) {
+    lines.Add("  importance", absl::StrCat("sha256 ", quantized.importance_sha256));
+  }
+  if (!quantized.calibration_sha256.empty()) {
+    lines.Add("  calibration", absl::StrCat("sha256 ", quantized.calibration_sha256));
+  }
+  if (quantized.tensor_errors.empty()) return;
+  const auto worst =
+      std::max_element(quantized.tensor_errors.begin(), quantized.tensor_errors.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  lines.Add("  errors",
+            absl::StrFormat("%d tensors, at most %.5f (%s)", quantized.tensor_errors.size(),
+                            worst->second, worst->first));
+}
+
 }  // namespace
 
 void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect) {
@@ -163,6 +200,7 @@ Json InspectJson(const InspectReport& report) {
   json["converted"] = Json::array();
   for (const TensorReport* tensor : Converted(report)) json["converted"].push_back(tensor->name);
   json["unsupported"] = report.unsupported;
+  json["quantized"] = ProvenanceJson(report);
   json["metadata"] = Json::object();
   for (const auto& [key, value] : report.metadata) json["metadata"][key] = value;
   return json;
@@ -180,6 +218,7 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
   PrintConverted(report, lines);
   lines.Add("tokenizer", report.tokenizer);
   if (report.status.ok()) lines.Add("chat template", report.has_chat_template ? "yes" : "none");
+  if (report.quantized.has_value()) PrintProvenance(*report.quantized, lines);
   for (const std::string& thing : report.unsupported) lines.Add("unsupported", thing);
   if (flags.metadata) {
     for (const auto& [key, value] : report.metadata) out << key << " = " << value << "\n";

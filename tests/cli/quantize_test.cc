@@ -1,0 +1,145 @@
+#include "cli/quantize.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <sstream>
+
+#include "cli/app.h"
+#include "engine/inspect.h"
+#include "tests/engine/weights/gguf_writer.h"
+
+namespace nibble {
+namespace {
+
+using ::testing::HasSubstr;
+
+class QuantizeCommand : public ::testing::Test {
+ protected:
+  QuantizeCommand() {
+    testing::TinyModelOptions options;
+    options.hidden = 256;
+    options.matrix_type = options.embedding_type = GgmlType::kF16;
+    model_ = testing::WriteTempFile("cli_quantize.gguf", testing::TinyModel(options).Build());
+    output_ = ::testing::TempDir() + "/nibble_cli_quantize_out.gguf";
+    unlink(output_.c_str());
+  }
+
+  int Run(std::vector<std::string> args) {
+    args.insert(args.begin(), "quantize");
+    out_.str("");
+    err_.str("");
+    std::istringstream in;
+    const Io io{in, out_, err_};
+    return RunCli(args, [](const std::string&) -> const char* { return nullptr; }, io);
+  }
+
+  std::string model_, output_;
+  std::ostringstream out_, err_;
+};
+
+TEST_F(QuantizeCommand, WritesAModelThatCanBeServedAndSaysHowItCameToBe) {
+  ASSERT_EQ(Run({"--model", model_, "--output", output_, "--type", "q4_k_m", "--threads", "2",
+                 "--tensor-type", "attn_q=q8_0"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("F16   -> Q8_0"));
+  EXPECT_THAT(out_.str(), HasSubstr("wrote          " + output_));
+  const InspectReport report = Inspect(output_);
+  EXPECT_TRUE(report.status.ok()) << report.status;
+  ASSERT_TRUE(report.quantized.has_value());
+  EXPECT_EQ(report.quantized->type, "q4_k_m");
+  EXPECT_EQ(report.quantized->options, "--tensor-type attn_q=q8_0");
+  EXPECT_EQ(report.quantized->source_sha256.size(), 64u);
+  EXPECT_FALSE(report.quantized->tensor_errors.empty());
+  EXPECT_FALSE(Inspect(model_).quantized.has_value());
+}
+
+TEST_F(QuantizeCommand, JsonHoldsEveryTensor) {
+  ASSERT_EQ(
+      Run({"--model", model_, "--output", output_, "--type", "q8_0", "--output-format", "json"}),
+      kExitOk)
+      << err_.str();
+  const auto json = nlohmann::ordered_json::parse(out_.str());
+  EXPECT_EQ(json["tensors"][0]["from"], "F16");
+  EXPECT_EQ(json["tensors"][0]["to"], "Q8_0");
+  EXPECT_LT(json["tensors"][0]["relative_error"], 0.01);
+  EXPECT_EQ(json["output"], output_);
+}
+
+TEST_F(QuantizeCommand, ADryRunWritesNothing) {
+  ASSERT_EQ(Run({"--model", model_, "--type", "q2_k", "--dry-run"}), kExitOk) << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("bits a weight"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("wrote")));
+  EXPECT_NE(access(output_.c_str(), F_OK), 0);
+}
+
+TEST_F(QuantizeCommand, AnExistingFileIsReplacedOnlyWhenTold) {
+  ASSERT_EQ(Run({"--model", model_, "--output", output_, "--type", "q8_0"}), kExitOk);
+  EXPECT_EQ(Run({"--model", model_, "--output", output_, "--type", "q4_0"}), kExitFailure);
+  EXPECT_THAT(err_.str(), HasSubstr("ALREADY_EXISTS"));
+  EXPECT_EQ(Run({"--model", model_, "--output", output_, "--type", "q4_0", "--overwrite"}),
+            kExitOk);
+  EXPECT_EQ(Inspect(output_).quantized->type, "q4_0");
+}
+
+TEST_F(QuantizeCommand, TheSourceIsNeverTheOutput) {
+  EXPECT_EQ(Run({"--model", model_, "--output", model_, "--overwrite"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("is the file that --model names"));
+}
+
+TEST_F(QuantizeCommand, WrongFlagsAreUsageErrorsThatSayWhatIsKnown) {
+  EXPECT_EQ(Run({"--output", output_}), kExitUsage);
+  EXPECT_EQ(Run({"--model", model_}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--output: found nothing"));
+  EXPECT_EQ(Run({"--model", model_, "--output", output_, "--type", "q7"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--type: found \"q7\", needed one of f32"));
+  EXPECT_EQ(Run({"--model", model_, "--output", output_, "--tensor-type", "x"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("needed REGEX=TYPE"));
+  EXPECT_EQ(Run({"--model", model_, "--output", output_, "--tensor-type", "x=q1"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("needed one of f32, f16, q4_0"));
+}
+
+TEST_F(QuantizeCommand, QuantizingTwiceIsWarnedOf) {
+  ASSERT_EQ(Run({"--model", model_, "--output", output_, "--type", "q8_0"}), kExitOk);
+  EXPECT_EQ(err_.str(), "");
+  const std::string twice = output_ + ".twice";
+  ASSERT_EQ(Run({"--model", output_, "--output", twice, "--type", "q4_0", "--overwrite"}), kExitOk);
+  EXPECT_THAT(err_.str(), HasSubstr("warning: the source is quantized already"));
+}
+
+TEST_F(QuantizeCommand, ATextMeasuresImportanceThatAFileThenRepeats) {
+  std::string text;
+  for (int i = 0; i < 900; ++i) text += static_cast<char>('a' + (i * i + i / 7) % 26);
+  const std::string calibration =
+      testing::WriteTempFile("cli_quantize.txt", std::vector<uint8_t>(text.begin(), text.end()));
+  const std::string imatrix = output_ + ".imatrix", again = output_ + ".again";
+  unlink(imatrix.c_str());
+  unlink(again.c_str());
+  ASSERT_EQ(Run({"--model", model_, "--output", output_, "--type", "q4_0", "--calibration",
+                 calibration, "--imatrix-output", imatrix}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(err_.str(), "");
+  ASSERT_EQ(Run({"--model", model_, "--output", again, "--type", "q4_0", "--imatrix", imatrix}),
+            kExitOk)
+      << err_.str();
+  const InspectReport measured = Inspect(output_), repeated = Inspect(again);
+  EXPECT_EQ(measured.quantized->tensor_errors, repeated.quantized->tensor_errors);
+  EXPECT_EQ(measured.quantized->calibration_sha256.size(), 64u);
+  EXPECT_EQ(repeated.quantized->importance_sha256.size(), 64u);
+  EXPECT_EQ(Run({"--model", model_, "--output", again, "--overwrite", "--type", "q4_0",
+                 "--calibration", calibration, "--imatrix", imatrix}),
+            kExitUsage);
+}
+
+TEST(ParseTensorType, TakesTheLastEqualsSign) {
+  const absl::StatusOr<TypeOverride> entry = ParseTensorType("a=b=Q4_K");
+  ASSERT_TRUE(entry.ok());
+  EXPECT_EQ(entry->pattern, "a=b");
+  EXPECT_EQ(entry->type, GgmlType::kQ4_K);
+}
+
+}  // namespace
+}  // namespace nibble
