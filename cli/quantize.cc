@@ -1,11 +1,11 @@
 #include "cli/quantize.h"
 
-#include <sched.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +18,7 @@
 #include "cli/version.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
+#include "kernels/backend.h"
 
 namespace nibble {
 namespace {
@@ -26,11 +27,12 @@ using Json = nlohmann::ordered_json;
 
 constexpr int32_t kMaxThreads = 256;
 
-int32_t NumThreads(int32_t asked) {
+// As the cpu backend counts: affinity and the container's limit. Its threads end with this call.
+absl::StatusOr<int32_t> NumThreads(int32_t asked) {
   if (asked > 0) return asked;
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return std::clamp(CPU_COUNT(&cores), 1, kMaxThreads);
+  CpuOptions options;
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, CreateCpuBackend(options));
+  return std::max(1, backend->Info().num_threads);
 }
 
 std::string TypeName(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
@@ -114,7 +116,8 @@ void WarnAboutPlan(const std::vector<TensorRecipe>& recipes, const Job& job, con
   int64_t unknown = 0, quantized = 0;
   for (const TensorRecipe& recipe : recipes) {
     if (!recipe.note.empty()) Warn(io, absl::StrCat(recipe.name, ": ", recipe.note));
-    if (recipe.copied) continue;
+    // An embedding that is not the head meets no activation: nobody can measure its columns.
+    if (recipe.copied || recipe.name == "token_embd.weight") continue;
     ++quantized;
     unknown += job.importance.Find(recipe.name).empty();
   }
@@ -222,7 +225,7 @@ absl::StatusOr<QuantizeReport> Quantize(const QuantizeFlags& flags, Job& job, In
   options.output = flags.output;
   options.options_text = OptionsText(flags);
   options.tool = absl::StrCat("nibble ", kVersion);
-  options.num_threads = NumThreads(flags.threads);
+  NIBBLE_ASSIGN_OR_RETURN(options.num_threads, NumThreads(flags.threads));
   options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
   std::atomic<bool> cancelled{false};
   options.cancelled = &cancelled;
