@@ -33,6 +33,11 @@ deps: ## Install the Debian packages the build needs, those that are missing (su
 
 test-deps: deps
 	@.ci/install-packages $(TEST_PACKAGES)
+	@.ci/cuda-toolkit headers >/dev/null
+
+.PHONY: cuda
+cuda: deps ## Compile the CUDA kernels (no GPU needed) and check registers, spills and instructions
+	@.ci/compile-cuda $(JOBS)
 
 .PHONY: build
 build: deps ## Build the program: build/nibble
@@ -73,7 +78,7 @@ image: ## Build the container image (docker, podman or buildah)
 .PHONY: format
 format: ## Format the C++ sources
 	@command -v clang-format-19 >/dev/null || .ci/install-packages clang-format-19
-	@git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
+	@git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs clang-format-19 -i
 
 .PHONY: clean
 clean: ## Remove build/; models/, .venv/ and .tools/ stay

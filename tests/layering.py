@@ -32,6 +32,8 @@ CONFINED = {
     "kernels/cuda": ["kernels/cuda"],
     "CLI/": ["cli"],
 }
+# What device code, and all that it includes of ours, may not include: nvcc would have to compile it.
+NOT_FOR_DEVICE = ("absl/", "gtest/", "spdlog/", "nlohmann/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.M)
 ROOTS = ("kernels", "engine", "proto", "server", "cli", "nibble", "google")
 
@@ -62,7 +64,30 @@ def breaches(root):
                     yield f"{path} includes {include}: {room} may include {', '.join(ALLOWED[room]) or 'nothing'}"
 
 
+def reached(root, path, seen):
+    """Every include of `path`, and of what it includes of ours."""
+    for include in INCLUDE.findall((root / path).read_text()):
+        yield path, include
+        if (root / include).is_file() and include not in seen:
+            seen.add(include)
+            yield from reached(root, include, seen)
+
+
+def device_breaches(root):
+    for file in sorted((root / "kernels/cuda").glob("*.cu*")):
+        path = file.relative_to(root).as_posix()
+        for by, include in reached(root, path, {path}):
+            if include.startswith(NOT_FOR_DEVICE):
+                yield f"{path} reaches {include}" + (f" through {by}" if by != path else "") + ": not for device code"
+        if re.search(r"\basm\b", re.sub(r"//.*", "", file.read_text())) and file.name != "ptx.cuh":
+            yield f"{path} has asm: only kernels/cuda/ptx.cuh may"
+    for file in sorted((root / "kernels").rglob("*.cu*")):
+        if file.parent != root / "kernels/cuda" and file.suffix in (".cu", ".cuh"):
+            yield f"{file.relative_to(root)}: device code lives in kernels/cuda"
+
+
 if __name__ == "__main__":
-    found = list(breaches(pathlib.Path(sys.argv[1])))
+    top = pathlib.Path(sys.argv[1])
+    found = list(breaches(top)) + list(device_breaches(top))
     print("\n".join(found) or "layering holds")
     sys.exit(1 if found else 0)

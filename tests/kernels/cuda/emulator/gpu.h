@@ -1,0 +1,59 @@
+// The emulated device: what the CUDA runtime's functions (runtime.cc) and launches act on. One in a
+// process, as the runtime has one current device; not thread-safe.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "emulator/block.h"
+#include "emulator/counters.h"
+#include "emulator/global_memory.h"
+
+namespace nibble::emulator {
+
+struct KernelLaunch {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  const void* function = nullptr;
+  std::function<void()> body;  // holds copies of the arguments
+};
+
+class Gpu {
+ public:
+  GlobalMemory& memory() { return memory_; }
+  Block& block() { return block_; }
+  Counts& counts() { return counts_; }
+  void ResetCounts() { counts_ = {}; }
+
+  // 0: threads and blocks run in order; otherwise shuffled.
+  void SetSeed(uint32_t seed) { seed_ = seed; }
+
+  cudaError_t Launch(const KernelLaunch& launch);
+  void AllowShared(const void* function, size_t bytes) { shared_limits_[function] = bytes; }
+
+  // What a fault leaves: the error that every call of the runtime returns from then on, and its
+  // story. TakeFault clears both, which no real device does.
+  cudaError_t error() const { return fault_.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
+  std::string TakeFault() { return std::exchange(fault_, {}); }
+
+ private:
+  GlobalMemory memory_;
+  Counts counts_;
+  Block block_{memory_, counts_};
+  std::map<const void*, size_t> shared_limits_;
+  uint32_t seed_ = 0;
+  std::string fault_;
+};
+
+Gpu& TheGpu();
+
+inline cudaError_t Launch(const KernelLaunch& launch) { return TheGpu().Launch(launch); }
+inline uint8_t* DynamicShared() { return TheGpu().block().shared().data(); }
+
+}  // namespace nibble::emulator

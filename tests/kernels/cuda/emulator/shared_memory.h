@@ -1,0 +1,76 @@
+// The shared memory of the running block, with a shadow that knows who wrote and read each two
+// bytes last, and when.
+//
+// Time is two counters: barriers that the block has passed, and __syncwarp calls that each warp has
+// passed. One access is ordered after another when the same thread made both, or a barrier lies
+// between them, or both threads are of one warp and a __syncwarp lies between; nothing else orders
+// (shuffles, votes and mma do not, as in CUDA's memory model). Faults: out of bounds, never written
+// in this block, two threads' accesses without order of which one is a write, bytes of an
+// asynchronous copy that its thread has not waited for.
+//
+// Memory that a block never wrote reads as 0xFF, NaN in every float type.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace nibble::emulator {
+
+class SharedMemory {
+ public:
+  static constexpr size_t kMaxBytes =
+      227 << 10;  // of one block on sm_90; sm_80 has 163 KB, sm_89 99 KB
+  static constexpr uint32_t kBase =
+      1 << 10;  // where the window of shared addresses begins: 0 is never valid
+
+  SharedMemory();
+  SharedMemory(const SharedMemory&) = delete;
+  ~SharedMemory();
+
+  void StartBlock(size_t bytes);
+  void PassBarrier() { ++barrier_; }
+  void PassWarpSync(int warp) { ++warp_syncs_[warp]; }
+
+  uint8_t* data() const { return begin_; }  // its end lies at a page without access
+  bool Owns(const void* pointer) const;
+  uint32_t AddressOf(const void* pointer) const {
+    return kBase + static_cast<uint32_t>(At(pointer) - begin_);
+  }
+  uint8_t* FromAddress(uint32_t address) const {
+    return begin_ + (static_cast<int64_t>(address) - kBase);
+  }
+
+  // Empty, or what is wrong with `thread`'s access.
+  std::string Access(const void* pointer, size_t bytes, bool write, int thread);
+  void StartCopy(const void* pointer, size_t bytes);               // after Access(.., write)
+  void FinishCopy(const void* pointer, size_t bytes, int thread);  // a write of now
+
+ private:
+  enum class Readers : uint8_t { kOne, kWarp, kMany };
+  struct Shadow {
+    uint32_t write_barrier = 0, write_sync = 0;  // barrier 0: never
+    uint32_t read_barrier = 0, read_sync = 0;
+    uint16_t writer = 0, reader = 0;
+    Readers readers = Readers::kOne;
+    bool in_flight = false;
+  };
+  static constexpr size_t kGranule = 2;
+  static const uint8_t* At(const void* pointer) { return static_cast<const uint8_t*>(pointer); }
+  enum class Fault : uint8_t { kNone, kInFlight, kRaceWithWrite, kRaceWithRead, kNeverWritten };
+  Fault Check(const Shadow& shadow, bool write, int thread) const;
+  bool ReadsAreOrdered(const Shadow& shadow, int thread) const;
+  void RecordRead(Shadow& shadow, int thread);
+  void RecordWrite(Shadow& shadow, int thread);
+
+  uint8_t* map_ = nullptr;
+  uint8_t* begin_ = nullptr;
+  size_t bytes_ = 0;
+  uint32_t barrier_ = 1;
+  uint32_t first_barrier_ = 1;  // of this block: what is older is another block's
+  uint32_t warp_syncs_[32] = {};
+  std::vector<Shadow> shadow_;
+};
+
+}  // namespace nibble::emulator

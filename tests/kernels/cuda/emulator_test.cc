@@ -1,0 +1,195 @@
+// The emulator itself: that it names each planted fault and stays silent where there is none, that
+// its matrix instructions agree with a second reading of the manual, and that its counters count
+// what is known by hand.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "device_array.h"
+#include "emulator/gpu.h"
+#include "fragment_model.h"
+#include "kernels/half.h"
+#include "planted_faults.h"
+#include "probes.h"
+
+namespace nibble::cuda {
+namespace {
+
+using emulator::TheGpu;
+using testing::ContainsRegex;
+using testing::HasSubstr;
+
+class PlantedFaultTest : public testing::TestWithParam<PlantedFault> {};
+
+TEST_P(PlantedFaultTest, IsFoundInEveryOrder) {
+  for (const uint32_t seed : {0u, 1u, 2u, 3u}) {
+    SCOPED_TRACE(seed);
+    const DeviceArray<float> in(std::vector<float>(kFaultFloats, 0.0f)), out(kFaultFloats);
+    TheGpu().SetSeed(seed);
+    const cudaError_t error = GetParam().run(in.data(), out.data());
+    const std::string fault = TheGpu().TakeFault();
+    TheGpu().SetSeed(0);
+    EXPECT_EQ(error, GetParam().story.empty() ? cudaSuccess : cudaErrorLaunchFailure);
+    EXPECT_THAT(fault, ContainsRegex(GetParam().story));
+    EXPECT_EQ(fault.empty(), GetParam().story.empty()) << fault;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, PlantedFaultTest, testing::ValuesIn(PlantedFaults()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(Emulator, KeepsAFaultUntilItIsTaken) {
+  const DeviceArray<float> in(std::vector<float>(kFaultFloats, 0.0f)), out(kFaultFloats);
+  const auto run = [&](const std::string& name) {
+    for (const PlantedFault& fault : PlantedFaults()) {
+      if (fault.name == name) return fault.run(in.data(), out.data());
+    }
+    return cudaErrorUnknown;
+  };
+  EXPECT_EQ(run("GlobalOutOfBounds"), cudaErrorLaunchFailure);
+  EXPECT_EQ(run("SyncedThreads"), cudaErrorLaunchFailure);  // as a context that has faulted
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
+  EXPECT_THAT(TheGpu().TakeFault(), HasSubstr("block (0,0,0)"));
+  EXPECT_EQ(run("SyncedThreads"), cudaSuccess);
+}
+
+// Places the elements of a matrix into registers [32, values a lane] by the second model.
+template <class T, class Slot>
+std::vector<T> ToRegisters(const std::vector<T>& matrix, int rows, int cols, Slot slot) {
+  std::vector<T> registers(matrix.size());
+  const int each = rows * cols / 32;
+  for (int row = 0; row < rows; ++row) {
+    for (int col = 0; col < cols; ++col) {
+      const RegisterSlot at = slot(row, col);
+      registers[at.lane * each + at.value] = matrix[row * cols + col];
+    }
+  }
+  return registers;
+}
+
+std::vector<uint32_t> Pairs(const std::vector<uint16_t>& halves) {
+  std::vector<uint32_t> words(halves.size() / 2);
+  std::memcpy(words.data(), halves.data(), halves.size() * 2);
+  return words;
+}
+
+TEST(Emulator, MultipliesMatricesAsTheManualSays) {
+  for (const bool bf16 : {false, true}) {
+    std::mt19937 random(7);
+    const auto small = [&] {
+      return static_cast<float>(static_cast<int>(random() % 31) - 15) * 0.5f;
+    };  // exact
+    std::vector<float> a(16 * 16), b(16 * 8), d(16 * 8);
+    for (auto* matrix : {&a, &b, &d}) {
+      for (float& x : *matrix) x = small();
+    }
+    const auto halves = [&](const std::vector<float>& values) {
+      std::vector<uint16_t> out;
+      for (float x : values) out.push_back(bf16 ? F32ToBf16(x) : F32ToF16(x));
+      return out;
+    };
+    const DeviceArray<uint32_t> device_a(Pairs(ToRegisters(halves(a), 16, 16, SlotOfA)));
+    const DeviceArray<uint32_t> device_b(Pairs(ToRegisters(halves(b), 16, 8, SlotOfB)));
+    const DeviceArray<float> device_d(ToRegisters(d, 16, 8, SlotOfD));
+    ASSERT_EQ(ProbeMma(bf16, device_a.data(), device_b.data(), device_d.data()), cudaSuccess);
+    const std::vector<float> result = device_d.Read();
+    for (int row = 0; row < 16; ++row) {
+      for (int col = 0; col < 8; ++col) {
+        float expected = d[row * 8 + col];
+        for (int k = 0; k < 16; ++k) expected += a[row * 16 + k] * b[k * 8 + col];
+        const RegisterSlot at = SlotOfD(row, col);
+        ASSERT_EQ(result[at.lane * 4 + at.value], expected)
+            << "bf16 " << bf16 << " " << row << ", " << col;
+      }
+    }
+  }
+}
+
+std::vector<uint16_t> CountingHalves(int n) {
+  std::vector<uint16_t> halves(n);
+  for (int i = 0; i < n; ++i) halves[i] = static_cast<uint16_t>(1000 + i);
+  return halves;
+}
+
+TEST(Emulator, LoadsMatricesAsTheManualSays) {
+  const std::vector<uint16_t> memory = CountingHalves(4 * 64);
+  const DeviceArray<uint32_t> in(Pairs(memory)), out(128);
+  for (const bool transposed : {false, true}) {
+    ASSERT_EQ(ProbeLoadMatrix(transposed, in.data(), out.data()), cudaSuccess);
+    const std::vector<uint32_t> registers = out.Read();
+    for (int i = 0; i < 4 * 64; ++i) {
+      const int row = i % 64 / 8, col = i % 8;
+      const RegisterSlot at = transposed ? SlotOf8x8(col, row) : SlotOf8x8(row, col);
+      EXPECT_EQ(static_cast<uint16_t>(registers[at.lane * 4 + i / 64] >> 16 * at.value), memory[i])
+          << i;
+    }
+  }
+}
+
+TEST(Emulator, TransposesAMatrixOfRegisters) {
+  const std::vector<uint16_t> matrix = CountingHalves(64);
+  const DeviceArray<uint32_t> in(Pairs(ToRegisters(matrix, 8, 8, SlotOf8x8))), out(32);
+  ASSERT_EQ(ProbeTranspose(in.data(), out.data()), cudaSuccess);
+  const std::vector<uint32_t> registers = out.Read();
+  for (int row = 0; row < 8; ++row) {
+    for (int col = 0; col < 8; ++col) {
+      const RegisterSlot at = SlotOf8x8(col, row);
+      EXPECT_EQ(static_cast<uint16_t>(registers[at.lane] >> 16 * at.value), matrix[row * 8 + col]);
+    }
+  }
+}
+
+emulator::Counts CountsOf(cudaError_t error) {
+  EXPECT_EQ(error, cudaSuccess) << TheGpu().TakeFault();
+  const emulator::Counts counts = TheGpu().counts();
+  TheGpu().ResetCounts();
+  return counts;
+}
+
+TEST(Counters, CountSectorsOfAWarpsRead) {
+  const DeviceArray<uint32_t> in(std::vector<uint32_t>(4096, 1)), out(128);
+  TheGpu().ResetCounts();
+  struct {
+    int stride;
+    uint64_t sectors, bytes;
+  } const cases[] = {{1, 4, 128}, {2, 8, 128}, {8, 32, 128}, {16, 32, 128}, {0, 1, 4}};
+  for (const auto& c : cases) {
+    const emulator::Counts counts = CountsOf(ProbeRead4(in.data(), out.data(), c.stride));
+    EXPECT_EQ(counts.global_read_sectors, c.sectors) << "stride " << c.stride;
+    EXPECT_EQ(counts.global_read_bytes, c.bytes);
+    EXPECT_EQ(counts.global_write_sectors, 4u);
+    EXPECT_EQ(counts.global_write_bytes, 128u);
+  }
+  EXPECT_EQ(CountsOf(ProbeRead16(in.data(), out.data(), 4)).global_read_sectors, 16u);
+  EXPECT_EQ(CountsOf(ProbeRead16(in.data() + 4, out.data(), 4)).global_read_sectors,
+            17u);  // 16 bytes off a sector
+  EXPECT_DOUBLE_EQ(CountsOf(ProbeRead16(in.data(), out.data(), 4)).GlobalExcess(), 1.0);
+}
+
+TEST(Counters, CountBankConflicts) {
+  const DeviceArray<uint32_t> in(std::vector<uint32_t>(128, 1)), out(128);
+  TheGpu().ResetCounts();
+  // Turns that come on top of the first, of a write and a read each: words a bank holds, less one.
+  EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 1)).bank_conflicts, 0u);
+  EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 2)).bank_conflicts, 2u * 1);
+  EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 32)).bank_conflicts, 2u * 31);
+  EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 33)).bank_conflicts, 0u);
+  // 16 bytes a lane: eight lanes a turn.
+  EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 4)).bank_conflicts, 0u);
+  EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 32)).bank_conflicts, 2u * 4 * 7);
+  EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 36)).bank_conflicts, 0u);
+}
+
+TEST(Counters, CountBytesInFlight) {
+  const DeviceArray<uint32_t> in(std::vector<uint32_t>(128, 1)), out(128);
+  TheGpu().ResetCounts();
+  EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 4)).bytes_in_flight, 512u);
+}
+
+}  // namespace
+}  // namespace nibble::cuda

@@ -1,0 +1,23 @@
+// Kernels with one defect each, for the tests of the emulator.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace nibble::cuda {
+
+struct PlantedFault {
+  std::string name;
+  std::string
+      story;  // a regular expression for a part of the fault's text; empty: the kernel is right
+  cudaError_t (*run)(float* in, float* out);
+};
+
+// `in` holds kFaultFloats written floats, `out` as many that nobody wrote.
+inline constexpr int kFaultFloats = 1024;
+std::vector<PlantedFault> PlantedFaults();
+
+}  // namespace nibble::cuda

@@ -1,0 +1,96 @@
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "probes.h"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int kWords = 4096;
+struct Shared {
+  uint32_t words[kWords];
+};
+
+template <bool kBf16>
+__global__ void Mma(const uint32_t* a, const uint32_t* b, float* d) {
+  const int lane = threadIdx.x;
+  uint32_t ra[4], rb[2];
+  float rd[4];
+  for (int i = 0; i < 4; ++i) ra[i] = a[lane * 4 + i];
+  for (int i = 0; i < 2; ++i) rb[i] = b[lane * 2 + i];
+  for (int i = 0; i < 4; ++i) rd[i] = d[lane * 4 + i];
+  if constexpr (kBf16) {
+    ptx::MmaBf16(rd, ra, rb);
+  } else {
+    ptx::MmaF16(rd, ra, rb);
+  }
+  for (int i = 0; i < 4; ++i) d[lane * 4 + i] = rd[i];
+}
+
+template <bool kTransposed>
+__global__ void LoadMatrix(const uint32_t* matrices, uint32_t* registers) {
+  auto& shared = SharedMemory<Shared>();
+  for (int i = 0; i < 4; ++i) shared.words[threadIdx.x + 32 * i] = matrices[threadIdx.x + 32 * i];
+  ptx::SyncThreads();
+  uint32_t m[4];
+  const uint32_t row = ptx::SharedAddress(&shared.words[threadIdx.x * 4]);
+  if constexpr (kTransposed) {
+    ptx::LoadMatrix4Transposed(m, row);
+  } else {
+    ptx::LoadMatrix4(m, row);
+  }
+  for (int i = 0; i < 4; ++i) registers[threadIdx.x * 4 + i] = m[i];
+}
+
+__global__ void Transpose(const uint32_t* in, uint32_t* out) {
+  out[threadIdx.x] = ptx::TransposeMatrix(in[threadIdx.x]);
+}
+
+__global__ void Read4(const uint32_t* in, uint32_t* out, int stride) {
+  out[threadIdx.x] = in[threadIdx.x * stride];
+}
+
+__global__ void Read16(const uint32_t* in, uint32_t* out, int stride) {
+  ptx::StoreGlobal16(out + threadIdx.x * 4, ptx::LoadGlobal16(in + threadIdx.x * stride));
+}
+
+__global__ void Shared4(uint32_t* out, int stride) {
+  auto& shared = SharedMemory<Shared>();
+  shared.words[threadIdx.x * stride] = threadIdx.x;
+  out[threadIdx.x] = shared.words[threadIdx.x * stride];
+}
+
+__global__ void Shared16(const uint32_t* in, uint32_t* out, int stride) {
+  const uint32_t at = ptx::SharedAddress(&SharedMemory<Shared>().words[threadIdx.x * stride]);
+  ptx::CopyAsync16(at, in + threadIdx.x * 4);
+  ptx::CommitCopies();
+  ptx::WaitCopies<0>();
+  ptx::StoreGlobal16(out + threadIdx.x * 4, ptx::LoadShared16(at));
+}
+
+LaunchShape OneWarp() { return {dim3(1), dim3(32), sizeof(Shared), nullptr}; }
+
+}  // namespace
+
+cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d) {
+  return Launch(bf16 ? Mma<true> : Mma<false>, OneWarp(), a, b, d);
+}
+cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t* registers) {
+  return Launch(transposed ? LoadMatrix<true> : LoadMatrix<false>, OneWarp(), matrices, registers);
+}
+cudaError_t ProbeTranspose(const uint32_t* in, uint32_t* out) {
+  return Launch(Transpose, OneWarp(), in, out);
+}
+cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride) {
+  return Launch(Read4, OneWarp(), in, out, stride);
+}
+cudaError_t ProbeRead16(const uint32_t* in, uint32_t* out, int stride) {
+  return Launch(Read16, OneWarp(), in, out, stride);
+}
+cudaError_t ProbeShared4(uint32_t* out, int stride) {
+  return Launch(Shared4, OneWarp(), out, stride);
+}
+cudaError_t ProbeShared16(const uint32_t* in, uint32_t* out, int stride) {
+  return Launch(Shared16, OneWarp(), in, out, stride);
+}
+
+}  // namespace nibble::cuda

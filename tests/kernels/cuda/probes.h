@@ -1,0 +1,28 @@
+// One instruction, or one pattern of accesses, a kernel: for the tests of the emulator's arithmetic
+// and counters, and one day of a real device's.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace nibble::cuda {
+
+// d += a * b by one mma of one warp; registers in the order [lane][register]: a [32, 4], b [32, 2],
+// d [32, 4].
+cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d);
+
+// Loads four 8 x 8 matrices of 16-bit values, [4, 8, 8], into registers [lane][matrix]; transposed
+// in memory order when asked.
+cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t* registers);
+// One matrix in registers [32] to its transpose.
+cudaError_t ProbeTranspose(const uint32_t* in, uint32_t* out);
+
+// Each of 32 threads reads 4 (or 16) bytes at 4-byte word thread * stride, from global to shared
+// and back, and writes them at thread * 4 words.
+cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride);
+cudaError_t ProbeRead16(const uint32_t* in, uint32_t* out, int stride);
+cudaError_t ProbeShared4(uint32_t* out, int stride);
+cudaError_t ProbeShared16(const uint32_t* in, uint32_t* out, int stride);
+
+}  // namespace nibble::cuda
