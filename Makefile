@@ -18,7 +18,7 @@ export CCACHE_NOHASHDIR := 1
 
 BUILD_PACKAGES := build-essential cmake ninja-build ccache pkg-config python3 python3-venv ca-certificates \
   libgrpc++-dev libgrpc-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc \
-  libabsl-dev libssl-dev libspdlog-dev nlohmann-json3-dev libcli11-dev prometheus-cpp-dev libcurl4-openssl-dev libxxhash-dev
+  libabsl-dev libssl-dev libspdlog-dev nlohmann-json3-dev libcli11-dev prometheus-cpp-dev libcurl4-openssl-dev libxxhash-dev libeigen3-dev
 TEST_PACKAGES := libgtest-dev libgmock-dev jq openssl prometheus
 
 .PHONY: help
