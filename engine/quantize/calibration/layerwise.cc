@@ -1,0 +1,317 @@
+#include "engine/quantize/calibration/layerwise.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/quantize/calibration/input_stats.h"
+#include "engine/quantize/calibration/quantize_linear.h"
+#include "engine/quantize/methods/awq.h"
+#include "engine/quantize/methods/gemm.h"
+#include "engine/quantize/methods/parallel.h"
+#include "engine/quantize/methods/smooth_quant.h"
+
+namespace nibble::quantize {
+namespace {
+
+// Windows between two additions to the statistics: work for every core, and few enough that the
+// sums' order never depends on how many there are.
+constexpr int64_t kWindowsAtOnce = 8;
+
+constexpr int Index(Site site) { return static_cast<int>(site); }
+
+class Run {
+ public:
+  Run(const WeightSource& source, const ModelConfig& config, const Method& method,
+      const LayerwiseOptions& options, int32_t max_tokens, LayerSink& sink)
+      : source_(source),
+        config_(config),
+        method_(method),
+        options_(options),
+        sink_(sink),
+        forward_(config, std::max(1, max_tokens)),
+        total_(int64_t{config.num_layers} * kNumLinears + 2 * method.head) {}
+
+  absl::Status Embed(absl::Span<const std::vector<int32_t>> windows) {
+    for (const std::vector<int32_t>& window : windows) {
+      WindowState state;
+      state.x.resize(static_cast<int64_t>(window.size()), config_.hidden_size);
+      for (size_t i = 0; i < window.size(); ++i) {
+        NIBBLE_RETURN_IF_ERROR(EmbedToken(window[i], state.x.row(static_cast<int64_t>(i)).data()));
+      }
+      states_.push_back(std::move(state));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Layers() {
+    for (layer_ = 0; layer_ < config_.num_layers; ++layer_) {
+      NIBBLE_ASSIGN_OR_RETURN(weights_, LoadLayer(source_, config_, layer_));
+      const bool whole_layer = method_.algorithm == Algorithm::kAwq ||
+                               method_.algorithm == Algorithm::kSmoothQuant ||
+                               method_.algorithm == Algorithm::kNone;
+      NIBBLE_RETURN_IF_ERROR(whole_layer ? WholeLayer() : SiteBySite());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Head() {
+    std::vector<std::string> names = {"token_embd.weight"};
+    if (!config_.tied_head) names.push_back("output.weight");
+    for (const std::string& name : names) {
+      NIBBLE_ASSIGN_OR_RETURN(const MatrixF weight,
+                              LoadDense(source_, name, config_.vocab_size, config_.hidden_size));
+      NIBBLE_RETURN_IF_ERROR(Quantize(name, weight, MatrixF(), false).status());
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<LinearReport> TakeReports() { return std::move(reports_); }
+
+ private:
+  absl::Status EmbedToken(int32_t id, float* out) {
+    if (id < 0 || id >= config_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "calibration token ", id, " is not in the vocabulary of ", config_.vocab_size));
+    }
+    NIBBLE_ASSIGN_OR_RETURN(
+        const quant::Matrix row,
+        source_.LoadRows("token_embd.weight", config_.vocab_size, config_.hidden_size, {id, 1}));
+    quant::DequantizeRow(row, 0, out);
+    return absl::OkStatus();
+  }
+
+  // Each linear on the inputs that the ones quantized before it make.
+  absl::Status SiteBySite() {
+    for (Site site : kSites) {
+      MatrixF hessian;
+      if (!states_.empty()) hessian = Reach(site).Hessian();
+      for (Linear linear : LinearsOf(site)) {
+        NIBBLE_ASSIGN_OR_RETURN(weights_[linear], Quantize(LinearName(layer_, linear),
+                                                           weights_[linear], hessian, false));
+      }
+    }
+    Finish();
+    return absl::OkStatus();
+  }
+
+  // All inputs first, then the linears; the next layer sees full precision.
+  absl::Status WholeLayer() {
+    std::vector<InputStats> stats;
+    if (!states_.empty()) {
+      for (Site site : kSites) stats.push_back(Reach(site));
+      Finish();
+    }
+    if (method_.static_range.has_value()) {
+      for (Site site : kSites) TellRange(site, stats[Index(site)]);
+    }
+    if (method_.algorithm == Algorithm::kAwq) return Awq(stats);
+    if (method_.algorithm == Algorithm::kSmoothQuant) return Smooth(stats);
+    for (int i = 0; i < kNumLinears; ++i) ReportInt8(static_cast<Linear>(i));
+    return absl::OkStatus();
+  }
+
+  // A linear that its op quantizes (linear_op.h), not this.
+  void ReportInt8(Linear linear) {
+    const MatrixF& weight = weights_[linear];
+    LinearReport report;
+    report.name = LinearName(layer_, linear);
+    report.elements = weight.size();
+    report.bits = BitsPerWeight(method_.scheme, static_cast<int32_t>(weight.rows()),
+                                static_cast<int32_t>(weight.cols()));
+    reports_.push_back(std::move(report));
+    ++done_;
+    Tell();
+  }
+
+  // Runs all windows on to the site, and sums up what arrives there.
+  InputStats Reach(Site site) {
+    const DecoderLayer::Vectors vectors{weights_.attention_norm, weights_.ffn_norm, weights_.bias};
+    InputStats stats(ShapeOf(config_, LinearsOf(site)[0]).cols);
+    for (size_t first = 0; first < states_.size(); first += kWindowsAtOnce) {
+      const size_t n = std::min<size_t>(kWindowsAtOnce, states_.size() - first);
+      ParallelRanges(static_cast<int64_t>(n), 1, options_.threads, [&](int64_t i, int64_t) {
+        forward_.Reach(
+            site, vectors, [&](Linear linear, const MatrixF& x) { return Dense(linear, x); },
+            states_[first + i]);
+      });
+      std::vector<const MatrixF*> inputs;
+      for (size_t i = 0; i < n; ++i) inputs.push_back(&states_[first + i].input);
+      stats.Add(inputs, options_.threads);
+    }
+    return stats;
+  }
+
+  void Finish() {
+    ParallelRanges(
+        static_cast<int64_t>(states_.size()), 1, options_.threads, [&](int64_t i, int64_t) {
+          forward_.Finish([&](Linear linear, const MatrixF& x) { return Dense(linear, x); },
+                          states_[i]);
+        });
+  }
+
+  MatrixF Dense(Linear linear, const MatrixF& x) const {
+    return MultiplyTransposed(x, weights_[linear]);
+  }
+
+  void TellRange(Site site, const InputStats& stats) {
+    constexpr int kBits = 8;
+    sink_.InputRange(layer_, site, ChooseRange(stats.magnitudes(), *method_.static_range, kBits));
+  }
+
+  std::vector<const MatrixF*> Matrices(Site site) const {
+    std::vector<const MatrixF*> all;
+    for (Linear linear : LinearsOf(site)) all.push_back(&weights_[linear]);
+    return all;
+  }
+
+  // The down projection's scales go into the rows of up, so they are found before up is rounded.
+  // The output projection's have nowhere to go where heads share v, and stay 1.
+  absl::Status Awq(const std::vector<InputStats>& stats) {
+    VectorF scales[4];
+    MatrixF hessians[4];
+    for (Site site : {Site::kDown, Site::kAttention, Site::kOutput, Site::kFeedForward}) {
+      const InputStats& seen = stats[Index(site)];
+      MatrixF& hessian = hessians[Index(site)] = seen.Hessian();
+      if (site == Site::kOutput) continue;
+      for (const MatrixF* weight : Matrices(site)) {
+        NIBBLE_RETURN_IF_ERROR(
+            Named(LinearName(layer_, LinearsOf(site)[0]),
+                  CheckShape(method_.scheme, static_cast<int32_t>(weight->rows()),
+                             static_cast<int32_t>(weight->cols()))));
+      }
+      const AwqScales found = SearchAwqScales(Matrices(site), hessian, seen.MeanAbs(),
+                                              method_.scheme, options_.threads);
+      Fold(site, found.scales);
+      hessian = DivideHessian(hessian, found.scales);
+    }
+    for (Site site : kSites) {
+      for (Linear linear : LinearsOf(site)) {
+        const bool clip = method_.clip && linear != Linear::kQ && linear != Linear::kK;
+        NIBBLE_RETURN_IF_ERROR(
+            Quantize(LinearName(layer_, linear), weights_[linear], hessians[Index(site)], clip)
+                .status());
+      }
+    }
+    return TellNorms();
+  }
+
+  absl::Status Smooth(const std::vector<InputStats>& stats) {
+    for (Site site : {Site::kDown, Site::kAttention, Site::kFeedForward}) {
+      const VectorF& input_max = stats[Index(site)].max_abs();
+      Fold(site, SmoothScales(Matrices(site), input_max, options_.smooth_alpha));
+    }
+    for (int i = 0; i < kNumLinears; ++i) {
+      NIBBLE_RETURN_IF_ERROR(
+          sink_.Matrix(LinearName(layer_, static_cast<Linear>(i)), weights_.linear[i], nullptr));
+      ReportInt8(static_cast<Linear>(i));
+    }
+    return TellNorms();
+  }
+
+  // Columns of the site's linears times the scales, what makes their input divided by them.
+  void Fold(Site site, const VectorF& scales) {
+    for (Linear linear : LinearsOf(site)) ScaleColumns(weights_[linear], scales);
+    if (site == Site::kDown) {
+      DivideRows(weights_[Linear::kUp], scales);
+    } else {
+      VectorF& norm = site == Site::kAttention ? weights_.attention_norm : weights_.ffn_norm;
+      norm.array() /= scales.array();
+    }
+  }
+
+  absl::Status TellNorms() {
+    NIBBLE_RETURN_IF_ERROR(
+        sink_.Vector(NormName(layer_, Site::kAttention), weights_.attention_norm));
+    return sink_.Vector(NormName(layer_, Site::kFeedForward), weights_.ffn_norm);
+  }
+
+  static absl::Status Named(const std::string& name, const absl::Status& status) {
+    if (status.ok()) return status;
+    return absl::Status(status.code(), absl::StrCat("tensor '", name, "': ", status.message()));
+  }
+
+  // To the sink and the report; returns the values.
+  absl::StatusOr<MatrixF> Quantize(const std::string& name, const MatrixF& weight,
+                                   const MatrixF& hessian, bool clip) {
+    LinearOptions options;
+    options.damping = options_.damping;
+    options.seed = options_.seed + static_cast<uint64_t>(done_);
+    options.clip = clip;
+    options.threads = options_.threads;
+    absl::StatusOr<QuantizedLinear> linear = QuantizeLinear(method_, weight, hessian, options);
+    if (!linear.ok()) return Named(name, linear.status());
+    LinearReport report;
+    report.name = name;
+    report.elements = weight.size();
+    report.bits = BitsPerWeight(method_.scheme, linear->weight.rows, linear->weight.cols);
+    report.noise_db = SignalToNoise(weight, linear->values);
+    if (hessian.size() > 0) {
+      report.output_error =
+          OutputError(weight, linear->values, hessian) /
+          OutputError(weight, MatrixF::Zero(weight.rows(), weight.cols()), hessian);
+    }
+    reports_.push_back(std::move(report));
+    NIBBLE_RETURN_IF_ERROR(
+        sink_.Matrix(name, linear->values, method_.incoherent ? nullptr : &linear->weight));
+    ++done_;
+    Tell();
+    return std::move(linear->values);
+  }
+
+  void Tell() const {
+    if (options_.progress) options_.progress(done_, total_);
+  }
+
+  const WeightSource& source_;
+  const ModelConfig& config_;
+  const Method& method_;
+  const LayerwiseOptions& options_;
+  LayerSink& sink_;
+  const DecoderLayer forward_;
+  std::vector<WindowState> states_;
+  int32_t layer_ = 0;
+  LayerWeights weights_;
+  std::vector<LinearReport> reports_;
+  int64_t done_ = 0;
+  const int64_t total_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(absl::Span<const int32_t> ids,
+                                                             int32_t window, int32_t bos_id) {
+  std::vector<std::vector<int32_t>> windows;
+  for (size_t first = 0; first + window <= ids.size(); first += window) {
+    windows.emplace_back(ids.begin() + first, ids.begin() + first + window);
+    if (bos_id >= 0) windows.back()[0] = bos_id;
+  }
+  if (windows.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the calibration text has ", ids.size(),
+                                                   " tokens, one window needs ", window));
+  }
+  return windows;
+}
+
+absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
+    const WeightSource& source, const ModelConfig& config, const Method& method,
+    absl::Span<const std::vector<int32_t>> windows, const LayerwiseOptions& options,
+    LayerSink& sink) {
+  if (NeedsCalibration(method) && windows.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("method '", method.name, "' needs a calibration text"));
+  }
+  int32_t longest = 0;
+  for (const auto& window : windows) {
+    longest = std::max(longest, static_cast<int32_t>(window.size()));
+  }
+  Run run(source, config, method, options, longest, sink);
+  if (NeedsCalibration(method)) NIBBLE_RETURN_IF_ERROR(run.Embed(windows));
+  NIBBLE_RETURN_IF_ERROR(run.Layers());
+  if (method.head) NIBBLE_RETURN_IF_ERROR(run.Head());
+  return run.TakeReports();
+}
+
+}  // namespace nibble::quantize
