@@ -9,6 +9,7 @@
 #include "cli/eval_choices.h"
 #include "cli/eval_divergence.h"
 #include "cli/eval_perplexity.h"
+#include "cli/eval_table.h"
 #include "cli/generate.h"
 #include "cli/health.h"
 #include "cli/inspect.h"
@@ -187,6 +188,10 @@ class Commands {
                            [this](const Io& io) { return RunChoices(choices_, io); });
     AddChoicesFlags(questions, choices_);
     questions.App().footer(ChoicesFooter());
+    Flags& table = Add(*eval, "table", "Compare methods of quantization on a model",
+                       [this](const Io& io) { return RunTable(table_, io); });
+    AddTableFlags(table, table_);
+    table.App().footer(TableFooter());
   }
   void AddQuantize() {
     Flags& flags = Add(app_, "quantize", "Write a model file in other types",
@@ -216,6 +221,7 @@ class Commands {
   DivergenceFlags divergence_;
   ChoicesFlags choices_;
   QuantizeFlags quantize_;
+  TableFlags table_;
   BenchFlags bench_;
   HealthFlags health_;
   std::function<nlohmann::ordered_json()> serve_values_;
