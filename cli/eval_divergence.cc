@@ -139,7 +139,7 @@ void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence) {
   AddKvCacheTypeFlag(flags, divergence.candidate);
   flags
       .Add("--base-model", divergence.base.model,
-           "GGUF file of the base, with the same tokenizer; empty: that of --model")
+           "GGUF file or folder of the base, with the same tokenizer; empty: that of --model")
       ->type_name("FILE");
   AddArithmeticFlags(flags, divergence.base, "--base-");
   AddKvCacheTypeFlag(flags, divergence.base, "--base-");

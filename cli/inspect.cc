@@ -162,7 +162,8 @@ void PrintProvenance(const QuantizeProvenance& quantized, Lines& lines) {
 }  // namespace
 
 void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect) {
-  CLI::Option* file = app.add_option("file", inspect.file, "GGUF file")->type_name("FILE");
+  CLI::Option* file = app.add_option("file", inspect.file, "GGUF file, or folder with config.json")
+                          ->type_name("FILE");
   flags.Add("--machine", inspect.machine, "Instead of a file: this machine, and what runs on it")
       ->excludes(file);
   flags.Add("--tensors", inspect.tensors, "List every tensor");
@@ -239,7 +240,8 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
 int RunInspect(const InspectFlags& flags, const Io& io) {
   if (flags.machine) return RunInspectMachine(flags.output, io);
   if (flags.file.empty()) {
-    return WrongUsage(io, absl::InvalidArgumentError("file: found nothing, needed a GGUF file"));
+    return WrongUsage(io, absl::InvalidArgumentError(
+                              "file: found nothing, needed a GGUF file or a model folder"));
   }
   const InspectReport report = Inspect(flags.file);
   if (flags.output == OutputFormat::kJson) {

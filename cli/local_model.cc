@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/kv_cache.h"
-#include "engine/model_file.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
@@ -30,10 +29,9 @@ class PhaseTimer {
   Instant start_;
 };
 
-absl::StatusOr<std::unique_ptr<GgufFile>> OpenFile(const std::string& path) {
+absl::StatusOr<std::unique_ptr<ModelFile>> OpenFile(const std::string& path) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(path));
-  NIBBLE_ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
-  return std::make_unique<GgufFile>(std::move(file));
+  return ModelFile::Open(path);
 }
 
 }  // namespace
@@ -50,8 +48,8 @@ int32_t FittingContext(const ModelConfig& config, const RunnerOptions& options) 
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path) {
-  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, OpenFile(path));
-  return LoadTokenizer(*file);
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<ModelFile> file, OpenFile(path));
+  return file->LoadTokenizer();
 }
 
 absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEvents& events) {
@@ -59,14 +57,14 @@ absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEve
   {
     PhaseTimer timer(events, "open");
     NIBBLE_ASSIGN_OR_RETURN(model.file, OpenFile(flags.model));
-    NIBBLE_ASSIGN_OR_RETURN(model.config, ReadModelConfig(*model.file));
+    NIBBLE_ASSIGN_OR_RETURN(model.config, model.file->Config());
     model.packed_cache = flags.packed_cache;
     model.share_weights = flags.share_weights;
     NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateCpuBackend(flags.cpu));
   }
   PhaseTimer timer(events, "tokenizer");
-  NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*model.file));
-  NIBBLE_ASSIGN_OR_RETURN(model.chat_template, LoadChatTemplate(*model.file, *model.tokenizer));
+  NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, model.file->LoadTokenizer());
+  NIBBLE_ASSIGN_OR_RETURN(model.chat_template, model.file->LoadChatTemplate(*model.tokenizer));
   return model;
 }
 
@@ -86,7 +84,7 @@ absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options,
   fitting.packed_cache.share = model.share_weights;
   fitting.packed_cache.path =
       PackedCachePath(model.packed_cache, model.file->name(), model.backend->packed_layout().name);
-  const std::unique_ptr<WeightSource> source = MakeGgufSource(*model.file);
+  const std::unique_ptr<WeightSource> source = model.file->Source(model.config);
   NIBBLE_ASSIGN_OR_RETURN(model.runner, DeviceRunner::Create(*model.backend, model.config, *source,
                                                              fitting, events.progress));
   const MatrixReport& matrices = model.runner->matrices();

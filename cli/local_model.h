@@ -10,9 +10,9 @@
 #include "engine/base/clock.h"
 #include "engine/model/device_runner.h"
 #include "engine/model/model_config.h"
+#include "engine/model_file.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
-#include "engine/weights/gguf_file.h"
 #include "kernels/backend.h"
 
 namespace nibble {
@@ -31,7 +31,7 @@ struct LoadEvents {
 
 // Order matters: what is declared later uses, and is destroyed before, what is declared earlier.
 struct LocalModel {
-  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<ModelFile> file;
   ModelConfig config;
   std::string packed_cache;  // as ModelFlags has it
   bool share_weights = false;

@@ -42,11 +42,13 @@ std::vector<std::pair<std::string, DType>> KvCacheTypes() {
 absl::Status CheckModelGiven(const std::string& path) {
   if (!path.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      "--model: found nothing, needed a GGUF file; `make model` brings one into models/");
+      "--model: found nothing, needed a GGUF file or a model folder; `make model` brings one into "
+      "models/");
 }
 
 void AddModelFlag(Flags& flags, ModelFlags& model) {
-  flags.Add("--model", model.model, "GGUF file of the model")->type_name("FILE");
+  flags.Add("--model", model.model, "GGUF file, or folder with config.json and safetensors")
+      ->type_name("PATH");
 }
 
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {

@@ -91,7 +91,7 @@ ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
   ModelInfo info;
   info.name = options.model_name;
   info.architecture = model.config.architecture;
-  DescribeWeights(MakeGgufSource(*model.file)->Report(), info);
+  DescribeWeights(model.file->Source(model.config)->Report(), info);
   info.weights_bytes = model.runner->bytes().weights;
   info.kv_cache_bytes = model.runner->bytes().kv_cache;
   info.context_length = model.config.context_length;

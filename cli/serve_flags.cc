@@ -141,9 +141,11 @@ RunnerOptions RunnerOptionsOf(const ServeFlags& serve) {
 }
 
 std::string ModelNameOf(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
   absl::string_view name = path;
-  if (slash != std::string::npos) name.remove_prefix(slash + 1);
+  while (name.size() > 1 && absl::ConsumeSuffix(&name, "/")) {  // a folder
+  }
+  const size_t slash = name.find_last_of('/');
+  if (slash != absl::string_view::npos) name.remove_prefix(slash + 1);
   absl::ConsumeSuffix(&name, ".gguf");
   return std::string(name);
 }

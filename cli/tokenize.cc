@@ -72,7 +72,8 @@ int TokenizeLines(const Tokenizer& tokenizer, const TokenizeFlags& flags, const 
 }  // namespace
 
 void AddTokenizeFlags(Flags& flags, TokenizeFlags& tokenize) {
-  flags.Add("--model", tokenize.model, "GGUF file of the model")->type_name("FILE");
+  flags.Add("--model", tokenize.model, "GGUF file, or folder with config.json and safetensors")
+      ->type_name("PATH");
   flags.Add("--parse-special", tokenize.parse_special,
             "Control tokens such as <|im_end|> in the text count as such; with --decode they are "
             "written out");

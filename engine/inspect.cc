@@ -5,13 +5,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/gguf_model.h"
+#include "engine/hf_model.h"
 #include "engine/model_file.h"
 
 namespace nibble {
@@ -43,15 +46,15 @@ void AddProblem(const absl::Status& status, InspectReport& report) {
   }
 }
 
-void AddTensors(const GgufFile& file, InspectReport& report) {
-  report.tensors = MakeGgufSource(file)->Report();
+void AddTensors(const WeightSource& source, InspectReport& report) {
+  report.tensors = source.Report();
   std::map<std::string, int64_t> counts;
   std::map<std::string, int64_t> unreadable;
-  for (size_t i = 0; i < report.tensors.size(); ++i) {
-    const TensorReport& tensor = report.tensors[i];
+  for (const TensorReport& tensor : report.tensors) {
     ++counts[tensor.file_type];
     if (tensor.canonical.empty()) ++unreadable[tensor.file_type];
-    report.num_parameters += file.tensors()[i].num_elements;
+    report.num_parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1},
+                                             std::multiplies<int64_t>());
     report.weights_bytes += tensor.file_bytes;
     report.loaded_bytes += tensor.canonical_bytes;
   }
@@ -68,13 +71,17 @@ void AddTensors(const GgufFile& file, InspectReport& report) {
   }
 }
 
-void AddModel(const GgufFile& file, InspectReport& report) {
-  const absl::Status read = ReadHyperparameters(file, report.config);
-  AddProblem(read, report);
+void AddKvBytes(InspectReport& report) {
   const ModelConfig& config = report.config;
   report.kv_bytes_per_token =
       int64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * 2;
-  if (read.ok()) AddProblem(CheckTensors(file, config), report);
+}
+
+void AddModel(const GgufFile& file, InspectReport& report) {
+  const absl::Status read = ReadHyperparameters(file, report.config);
+  AddProblem(read, report);
+  AddKvBytes(report);
+  if (read.ok()) AddProblem(CheckTensors(file, report.config), report);
 }
 
 // A key that is absent or of another type counts as empty: nothing depends on it.
@@ -123,28 +130,70 @@ void AddText(const GgufFile& file, InspectReport& report) {
   AddProblem(LoadChatTemplate(file, **tokenizer).status(), report);
 }
 
-}  // namespace
-
-InspectReport Inspect(const std::string& path) {
-  InspectReport report;
-  report.path = path;
-  struct stat info;
-  if (stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
-    report.file_bytes = info.st_size;
-    report.format = ClaimedFormat(path);
-  }
+void InspectFile(const std::string& path, InspectReport& report) {
+  report.format = ClaimedFormat(path);
   const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
-  if (!file.ok()) {
-    AddProblem(file.status(), report);
-    return report;
+  if (!file.ok()) {  // Open says what else it may be
+    const absl::Status other = ModelFile::Open(path).status();
+    return AddProblem(other.ok() ? file.status() : other, report);
   }
   report.format = absl::StrCat("GGUF v", file->version());
   for (const std::string& key : file->Keys())
     report.metadata.emplace_back(key, file->Describe(key));
   AddProvenance(*file, report);
   AddModel(*file, report);
-  AddTensors(*file, report);
+  AddTensors(*MakeGgufSource(*file), report);
   AddText(*file, report);
+}
+
+// Builds the tokenizer and the template, as AddText does.
+void AddFolderText(const HfModel& model, const ModelFile& file, InspectReport& report) {
+  const absl::StatusOr<std::optional<std::string>> source = ReadHfChatTemplate(model.folder());
+  report.has_chat_template = source.ok() && source->has_value();
+  const absl::StatusOr<TokenizerSpec> spec =
+      ReadHfTokenizerSpec(model.folder(), model.config(), report.config.vocab_size);
+  if (!spec.ok()) return AddProblem(spec.status(), report);
+  report.tokenizer = DescribeTokenizer(*spec);
+  const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = file.LoadTokenizer();
+  if (!tokenizer.ok()) return AddProblem(tokenizer.status(), report);
+  AddProblem(file.LoadChatTemplate(**tokenizer).status(), report);
+}
+
+void InspectFolder(const std::string& path, InspectReport& report) {
+  const absl::StatusOr<std::unique_ptr<ModelFile>> file = ModelFile::Open(path);
+  if (!file.ok()) return AddProblem(file.status(), report);
+  const absl::StatusOr<std::unique_ptr<HfModel>> model = HfModel::Open(path);
+  if (!model.ok()) return AddProblem(model.status(), report);
+  const std::deque<SafetensorsFile>& files = (*model)->tensors().files();
+  report.format =
+      absl::StrCat("safetensors, ", files.size(), files.size() == 1 ? " file" : " files");
+  for (const SafetensorsFile& part : files) report.file_bytes += part.size_bytes();
+  for (const std::string& key : (*model)->config().Keys())
+    report.metadata.emplace_back(key, (*model)->config().Describe(key));
+  const absl::Status read = ReadHfConfig((*model)->config(), (*file)->name(), report.config);
+  AddProblem(read, report);
+  AddKvBytes(report);
+  const std::unique_ptr<HfSource> source = (*model)->Source(report.config);
+  if (read.ok()) {
+    AddProblem(CheckHfTensors(*source, (*file)->name(), report.config), report);
+    for (const HfSource::Problem& problem : source->problems()) AddProblem(problem.status, report);
+  }
+  AddTensors(*source, report);
+  if (read.ok()) AddFolderText(**model, **file, report);
+}
+
+}  // namespace
+
+InspectReport Inspect(const std::string& path) {
+  InspectReport report;
+  report.path = path;
+  if (IsModelFolder(path)) {
+    InspectFolder(path, report);
+    return report;
+  }
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode)) report.file_bytes = info.st_size;
+  InspectFile(path, report);
   return report;
 }
 

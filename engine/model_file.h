@@ -21,6 +21,29 @@ namespace nibble {
 absl::StatusOr<ModelConfig> ReadModelConfig(const GgufFile& file);
 absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const GgufFile& file);
 
+// A model as it lies on a disk: a GGUF file or a folder in Hugging Face's layout, told apart by what
+// is in them, not by their names. Immutable after Open and safe to share.
+class ModelFile {
+ public:
+  // NOT_FOUND, PERMISSION_DENIED; INVALID_ARGUMENT for a path that leads to neither, a safetensors
+  // file without its folder among them; otherwise what is wrong with the file or the folder.
+  static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
+  virtual ~ModelFile() = default;
+
+  virtual const std::string& name() const = 0;  // the path, without a slash at the end
+  // As ReadModelConfig below; a folder's as ReadHfConfig and CheckHfTensors (hf_model.h).
+  virtual absl::StatusOr<ModelConfig> Config() const = 0;
+  // This file must outlive the source. `config` is its own.
+  virtual std::unique_ptr<WeightSource> Source(const ModelConfig& config) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const = 0;
+  // Null without an error when there is no template.
+  virtual absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(
+      const Tokenizer& tokenizer) const = 0;
+};
+
+// Whether the path leads to a folder, which then is taken for Hugging Face's layout.
+bool IsModelFolder(const std::string& path);
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file);
 // Null without an error when the file has no template.
 absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const GgufFile& file, const Tokenizer& tokenizer);

@@ -82,7 +82,8 @@ absl::StatusOr<BridgeTokenizer> Build(const Vocabulary& vocabulary, const Split&
   input.num_merges = merges.size();
   input.split = split.rule;
   input.unk_id = spec.unk_id;
-  input.ignore_merges = split.ignore_merges;
+  input.ignore_merges = spec.ignore_merges.value_or(split.ignore_merges);
+  input.normalize_nfc = spec.normalize_nfc;
   input.add_space_prefix = spec.add_space_prefix;
 
   nibble_tokenizer* tokenizer = nullptr;

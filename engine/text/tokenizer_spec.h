@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,10 @@ struct TokenizerSpec {
   int32_t eom_id = -1;
   int32_t unk_id = -1;
   int32_t pad_id = -1;
+  std::vector<int32_t> end_ids;  // that end a generation, beside eos and eot
+  // A whole word that is a token is that token; absent: as is usual for `pre`.
+  std::optional<bool> ignore_merges;
+  bool normalize_nfc = false;  // text takes Unicode's form C first, as Qwen2's tokenizer.json asks
   bool add_bos = false;
   bool add_eos = false;
   bool add_space_prefix = false;

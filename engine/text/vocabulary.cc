@@ -92,6 +92,12 @@ absl::Status CheckIds(const TokenizerSpec& spec) {
                                                      " or -1 for none"));
     }
   }
+  for (const int32_t id : spec.end_ids) {
+    if (id >= 0 && id < static_cast<int64_t>(spec.tokens.size())) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tokenizer: token ", id,
+                                                   " is to end a generation, it needs to be under ",
+                                                   spec.tokens.size()));
+  }
   if (spec.add_bos && spec.bos_id < 0) {
     return absl::InvalidArgumentError("tokenizer: a BOS token is to be added and there is none");
   }
@@ -186,6 +192,7 @@ void Vocabulary::FindEndOfGeneration() {
   for (const int32_t id : {spec_.eos_id, spec_.eot_id}) {
     if (id >= 0) end_ids_.push_back(id);
   }
+  end_ids_.insert(end_ids_.end(), spec_.end_ids.begin(), spec_.end_ids.end());
   for (int32_t id = 0; id < size(); ++id) {
     if (std::find(std::begin(kEndNames), std::end(kEndNames), spec_.tokens[id]) ==
         std::end(kEndNames))

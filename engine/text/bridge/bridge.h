@@ -76,6 +76,7 @@ typedef struct {
   int32_t unk_id;            // -1: none
   uint8_t ignore_merges;     // a whole word that is a token is that token
   uint8_t add_space_prefix;  // SentencePiece: a space before the text and after every token cut out of it
+  uint8_t normalize_nfc;     // what is not cut out takes Unicode's form C first
 } nibble_vocabulary;
 
 int32_t nibble_tokenizer_new(const nibble_vocabulary* vocabulary, nibble_tokenizer** out, nibble_buffer* error);

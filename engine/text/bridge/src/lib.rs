@@ -34,6 +34,7 @@ pub struct RawVocabulary {
     unk_id: i32,
     ignore_merges: u8,
     add_space_prefix: u8,
+    normalize_nfc: u8,
 }
 
 #[no_mangle]
@@ -61,6 +62,7 @@ pub unsafe extern "C" fn nibble_tokenizer_new(
             unk_id: usize::try_from(raw.unk_id).ok(),
             ignore_merges: raw.ignore_merges != 0,
             add_space_prefix: raw.add_space_prefix != 0,
+            normalize_nfc: raw.normalize_nfc != 0,
         })?;
         *out = Box::into_raw(Box::new(tokenizer));
         Ok(())

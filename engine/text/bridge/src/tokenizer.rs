@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use tokenizers::models::bpe::{Vocab, BPE};
-use tokenizers::Model;
+use tokenizers::normalizers::NFC;
+use tokenizers::{Model, NormalizedString, Normalizer};
 
 use crate::border::{Code, Failure, Outcome};
 use crate::partition::{Partition, Piece};
@@ -19,6 +20,7 @@ pub struct Vocabulary<'v> {
     pub unk_id: Option<usize>,
     pub ignore_merges: bool,
     pub add_space_prefix: bool,
+    pub normalize_nfc: bool,
 }
 
 const TEXT: u8 = 0;
@@ -34,6 +36,7 @@ const CACHED_WORDS: usize = 10_000;
 pub struct Tokenizer {
     bpe: BPE,
     rules: Rules,
+    normalize_nfc: bool,
     user_tokens: Partition,
     all_tokens: Partition, // control tokens as well
 }
@@ -71,6 +74,7 @@ impl Tokenizer {
         Ok(Tokenizer {
             bpe: build_bpe(vocabulary, &ids, merges, is_sentencepiece)?,
             rules,
+            normalize_nfc: vocabulary.normalize_nfc,
             user_tokens: Partition::new(&of_kind(&[USER]))?,
             all_tokens: Partition::new(&of_kind(&[USER, CONTROL]))?,
         })
@@ -94,6 +98,15 @@ impl Tokenizer {
     }
 
     fn merge(&self, text: &str, after_token: bool, ids: &mut Vec<i32>) -> Outcome<()> {
+        if self.normalize_nfc && !text.is_ascii() {
+            let mut normalized = NormalizedString::from(text);
+            NFC.normalize(&mut normalized).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+            return self.merge_normalized(normalized.get(), after_token, ids);
+        }
+        self.merge_normalized(text, after_token, ids)
+    }
+
+    fn merge_normalized(&self, text: &str, after_token: bool, ids: &mut Vec<i32>) -> Outcome<()> {
         match &self.rules {
             Rules::ByteLevel { splitter, byte_chars } => {
                 let mut symbols = String::new();
