@@ -90,6 +90,7 @@ TEST(ServeFlagsTest, WhatDoesNotFitTogetherIsNamed) {
 TEST(ModelNameTest, IsTheFilesNameWithoutItsEnding) {
   EXPECT_EQ(ModelNameOf("models/Small-135M.Q4_1.gguf"), "Small-135M.Q4_1");
   EXPECT_EQ(ModelNameOf("plain"), "plain");
+  EXPECT_EQ(ModelNameOf("models/tiny/"), "tiny") << "a folder";
   EXPECT_EQ(ServerOptionsOf(Parsed({"--model", "a/b.gguf"})).model_name, "b");
   EXPECT_EQ(ServerOptionsOf(Parsed({"--model", "a/b.gguf", "--model-name", "chat"})).model_name,
             "chat");

@@ -60,11 +60,11 @@ class AwqLayout final : public LinearLayout {
     NIBBLE_ASSIGN_OR_RETURN(qweight_, tensors.Get("qweight"));
     NIBBLE_ASSIGN_OR_RETURN(scales_, tensors.Get("scales"));
     if (qweight_->type() != SafetensorsType::kI32 || qweight_->shape().size() != 2 ||
-        qweight_->num_elements() == 0 || qweight_->shape()[0] > kMaxMatrixSide ||
-        qweight_->shape()[1] > kMaxMatrixSide / 8) {
+        qweight_->num_elements() == 0 || qweight_->shape()[0] % 2 != 0 ||
+        qweight_->shape()[0] > kMaxMatrixSide || qweight_->shape()[1] > kMaxMatrixSide / 8) {
       return qweight_->Problem(
           absl::StatusCode::kInvalidArgument,
-          absl::StrCat("is ", qweight_->Describe(), ", needed I32 [in, out / 8]"));
+          absl::StrCat("is ", qweight_->Describe(), ", needed I32 [in, out / 8], in even"));
     }
     cols_ = static_cast<int32_t>(qweight_->shape()[0]);
     rows_ = static_cast<int32_t>(qweight_->shape()[1] * 8);
