@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -73,7 +74,7 @@ TEST(ParseChoiceLineTest, WhatIsWrongIsNamed) {
 class ReadChoiceFileTest : public testing::Test {
  protected:
   std::string Write(const std::string& text) {
-    const std::string path = testing::TempDir() + "choices.jsonl";
+    const std::string path = absl::StrCat(testing::TempDir(), getpid(), "_choices.jsonl");
     std::ofstream(path) << text;
     return path;
   }

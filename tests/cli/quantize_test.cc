@@ -22,7 +22,7 @@ class QuantizeCommand : public ::testing::Test {
     options.hidden = 256;
     options.matrix_type = options.embedding_type = GgmlType::kF16;
     model_ = testing::WriteTempFile("cli_quantize.gguf", testing::TinyModel(options).Build());
-    output_ = ::testing::TempDir() + "/nibble_cli_quantize_out.gguf";
+    output_ = ::testing::TempDir() + "/nibble_cli_quantize_out_" + std::to_string(getpid());
     unlink(output_.c_str());
   }
 

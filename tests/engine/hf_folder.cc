@@ -1,5 +1,7 @@
 #include "tests/engine/hf_folder.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
@@ -102,7 +104,8 @@ void WriteText(const fs::path& path, absl::string_view text) {
 }
 
 std::string HfFolder::Write(absl::string_view name) const {
-  const fs::path folder = fs::path(::testing::TempDir()) / absl::StrCat("nibble_hf_", name);
+  const fs::path folder =
+      fs::path(::testing::TempDir()) / absl::StrCat("nibble_hf_", getpid(), "_", name);
   fs::remove_all(folder);
   fs::create_directories(folder);
   const std::vector<uint8_t> bytes = weights.Build();

@@ -40,7 +40,7 @@ class GgufQuantizer : public ::testing::Test {
  protected:
   GgufQuantizer()
       : path_(testing::WriteTempFile("quantizer_source.gguf", Source().Build())),
-        output_(::testing::TempDir() + "/nibble_quantizer_out.gguf"),
+        output_(::testing::TempDir() + "/nibble_quantizer_out_" + std::to_string(getpid())),
         file_(GgufFile::Open(path_).value()) {
     unlink(output_.c_str());
     options_.output = output_;
@@ -189,7 +189,7 @@ TEST(GgufQuantizerSources, AWeightThatIsNotFiniteNamesItsTensor) {
   RecipeOptions recipe;
   QuantizeOptions options;
   recipe.mix = options.mix = ParseMix("q8_0").value();
-  options.output = ::testing::TempDir() + "/nibble_quantizer_nan_out.gguf";
+  options.output = ::testing::TempDir() + "/nibble_quantizer_nan_out_" + std::to_string(getpid());
   const absl::Status status = QuantizeGguf(file, PlanTypes(file, recipe).value(), options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("tensor 'blk.1.ffn_up.weight'"));

