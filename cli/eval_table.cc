@@ -101,7 +101,7 @@ class Table {
     NIBBLE_ASSIGN_OR_RETURN(text_, TokenizeText(flags_.text, file, *base_.tokenizer));
     NIBBLE_ASSIGN_OR_RETURN(calibration_, CalibrationWindows(flags_, *base_.tokenizer));
     NIBBLE_RETURN_IF_ERROR(LoadWeights(base_, RunnerFor(flags_.text.window), {}));
-    source_ = MakeGgufSource(*base_.file);
+    source_ = base_.file->Source(base_.config);
     NIBBLE_RETURN_IF_ERROR(AddBase());
     for (const Method& method : methods) NIBBLE_RETURN_IF_ERROR(AddMethod(method));
     return absl::OkStatus();
