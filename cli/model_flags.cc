@@ -47,7 +47,10 @@ absl::Status CheckModelGiven(const std::string& path) {
 }
 
 void AddModelFlag(Flags& flags, ModelFlags& model) {
-  flags.Add("--model", model.model, "GGUF file, or folder with config.json and safetensors")
+  flags
+      .Add("--model", model.model,
+           "GGUF file, folder with config.json and safetensors, or random:SHAPE:FORMAT[:SEED] for "
+           "weights from a seed (random: alone lists them)")
       ->type_name("PATH");
 }
 

@@ -16,6 +16,7 @@
 #include "engine/gguf_model.h"
 #include "engine/hf_model.h"
 #include "engine/model_file.h"
+#include "engine/random_model.h"
 
 namespace nibble {
 namespace {
@@ -182,11 +183,25 @@ void InspectFolder(const std::string& path, InspectReport& report) {
   if (read.ok()) AddFolderText(**model, **file, report);
 }
 
+void InspectRandom(const std::string& name, InspectReport& report) {
+  const absl::StatusOr<RandomModel> model = ParseRandomModel(name);
+  if (!model.ok()) return AddProblem(model.status(), report);
+  report.format = absl::StrCat("random weights, seed ", model->seed);
+  report.config = model->config;
+  AddKvBytes(report);
+  AddTensors(*MakeRandomSource(*model), report);
+  report.tokenizer = DescribeTokenizer(RandomVocabulary(*model));
+}
+
 }  // namespace
 
 InspectReport Inspect(const std::string& path) {
   InspectReport report;
   report.path = path;
+  if (IsRandomModel(path)) {
+    InspectRandom(path, report);
+    return report;
+  }
   if (IsModelFolder(path)) {
     InspectFolder(path, report);
     return report;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/hf_model.h"
+#include "engine/random_model.h"
 #include "engine/weights/mapped_file.h"
 
 namespace nibble {
@@ -94,6 +95,26 @@ class HfModelFile final : public ModelFile {
   const std::unique_ptr<HfModel> model_;
 };
 
+// No file at all (random_model.h).
+class RandomModelFile final : public ModelFile {
+ public:
+  explicit RandomModelFile(RandomModel model) : model_(std::move(model)) {}
+  const std::string& name() const override { return model_.name; }
+  absl::StatusOr<ModelConfig> Config() const override { return model_.config; }
+  std::unique_ptr<WeightSource> Source(const ModelConfig&) const override {
+    return MakeRandomSource(model_);
+  }
+  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
+    return MakeTokenizer(name(), RandomVocabulary(model_));
+  }
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const Tokenizer&) const override {
+    return nullptr;
+  }
+
+ private:
+  const RandomModel model_;
+};
+
 // A folder without config.json is no model; a GGUF file in it may be.
 absl::Status NoConfig(const ModelFolder& folder, const std::string& path) {
   std::error_code error;
@@ -126,6 +147,10 @@ bool IsModelFolder(const std::string& path) {
 }
 
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
+  if (IsRandomModel(path)) {
+    NIBBLE_ASSIGN_OR_RETURN(RandomModel model, ParseRandomModel(path));
+    return std::make_unique<RandomModelFile>(std::move(model));
+  }
   if (IsModelFolder(path)) {
     NIBBLE_ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(path));
     if (!folder.Has(kHfConfig)) return NoConfig(folder, path);

@@ -22,7 +22,7 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const GgufFile& file);
 absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const GgufFile& file);
 
 // A model as it lies on a disk: a GGUF file or a folder in Hugging Face's layout, told apart by what
-// is in them, not by their names. Immutable after Open and safe to share.
+// is in them, not by their names; or a random model (random_model.h), whose name says all there is. Immutable after Open and safe to share.
 class ModelFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED; INVALID_ARGUMENT for a path that leads to neither, a safetensors
