@@ -3,20 +3,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/config_bounds.h"
 #include "engine/gguf_model.h"
 #include "engine/weights/printable.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
 namespace {
-
-// Bounds of what is believed. Each is several times the largest model in the wild.
-constexpr int64_t kMaxLayers = 1024;
-constexpr int64_t kMaxVocab = 1 << 21;
-constexpr int64_t kMaxWidth = 1 << 20;  // hidden, ffn, heads * head_dim
-constexpr int64_t kMaxHeads = 4096;
-constexpr int64_t kMaxHeadDim = 4096;
-constexpr int64_t kMaxContext = 1 << 27;
 
 // The keys of one file under its architecture's prefix.
 class HyperparameterReader {

@@ -14,17 +14,14 @@
 #include "kernels/check.h"
 #include "kernels/fp8.h"
 #include "kernels/half.h"
+#include "kernels/quant/tables.h"
 
 namespace nibble {
 namespace {
 
 using quant::Format;
 
-// QLoRA's NormalFloat (arXiv 2305.14314, appendix E).
-constexpr float kNf4[16] = {-1.0f,        -0.69619280f, -0.52507305f, -0.39491749f,
-                            -0.28444138f, -0.18477343f, -0.09105004f, 0.0f,
-                            0.07958030f,  0.16093020f,  0.24611230f,  0.33791524f,
-                            0.44070983f,  0.56261700f,  0.72295684f,  1.0f};
+using quant::kNf4Table;
 
 struct Extent {
   int32_t rows = 0;  // 1 for a vector
@@ -61,7 +58,7 @@ float ValueOfCode(Format format, int code) {
     case Format::kInt4Affine:
       return static_cast<float>(code - 8);
     case Format::kLut4:
-      return kNf4[code];
+      return kNf4Table[code];
     case Format::kFp8:
       return E4m3ToF32(MiddleE4m3(static_cast<uint8_t>(code)));
     default:
@@ -95,7 +92,8 @@ class RandomSource final : public WeightSource {
     if (as.format == Format::kBf16) return matrix;
     if (as.group == 0) matrix.group = cols;
     matrix.row_group = as.row_group;
-    if (as.format == Format::kLut4) std::copy(std::begin(kNf4), std::end(kNf4), matrix.table);
+    if (as.format == Format::kLut4)
+      std::copy(std::begin(kNf4Table), std::end(kNf4Table), matrix.table);
     // Outputs as large as inputs; a scale that an f16 holds.
     const float exact = 1.0f / std::sqrt(static_cast<float>(cols)) / root_mean_square_;
     const float scale = F16ToF32(F32ToF16(exact));

@@ -13,13 +13,12 @@
 
 #include "absl/types/span.h"
 #include "engine/quantize/methods/scheme.h"
+#include "kernels/quant/tables.h"
 
 namespace nibble::quantize {
 
-// NF4: normal quantiles (arXiv 2305.14314, appendix E); FP4: 1 sign, 2 exponent and 1 mantissa bit,
-// over its maximum. Both in bitsandbytes' code order.
-extern const float kNf4Table[16];
-extern const float kFp4Table[16];
+using quant::kFp4Table;
+using quant::kNf4Table;
 
 struct GroupParams {
   float scale = 0;   // 0: every value is 0
