@@ -25,8 +25,8 @@ struct LinearScratch::Buffers {
   };
   Part tiles;   // quantized rows of x, tile after tile: all have kTileTokens tokens but the last;
                 // then what they leave over, laid out the same
-  Part normed;  // normalized rows: of all of x where a weight needs them, else one a part
-  Part rests;   // a row's rest, one a part
+  Part normed;  // normalized rows: of all of x where a weight needs them, else a tile of each part
+  Part rests;   // the rests of a tile of each part
 };
 
 LinearScratch::LinearScratch() : buffers_(std::make_unique<Buffers>()) {}
@@ -44,9 +44,9 @@ constexpr int32_t kTokenBlock = 64;
 // claiming it.
 constexpr int64_t kMinPartWork = 64 * 1024;
 constexpr int kPartsPerThread = 4;
-// Elements of x from which preparing its rows is split over the threads: less than that (about a
-// microsecond on one) costs as much as a barrier.
-constexpr int64_t kMinParallelRows = 4 * 1024;
+// Elements of x that are worth a part of their own when its rows are prepared: about a microsecond,
+// what a barrier costs.
+constexpr int64_t kMinPreparedPart = 4 * 1024;
 
 const LinearKernels& KernelsOf(CpuIsa isa) {
   switch (isa) {
@@ -204,63 +204,91 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
   }
 }
 
-// rest = x - what the tile's codes of it say, NaN where their scale is.
-void RestOfRow(const float* x, int32_t cols, TileLayout layout, int32_t token, const uint8_t* tile,
-               float* rest) {
-  for (int32_t k = 0; k < cols; k += kGroup, tile += layout.group_bytes()) {
-    int8_t codes[kGroup];
-    float scale;
-    std::memcpy(codes, tile + token * kGroup, sizeof(codes));
-    std::memcpy(&scale, tile + layout.scale_at() + 4 * token, sizeof(scale));
-    for (int32_t i = 0; i < kGroup; ++i) rest[k + i] = x[k + i] - scale * codes[i];
+// rests = x - what the tile's codes of it say, NaN where their scale is, for columns k0 .. k1 - 1.
+void RestsOfTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
+                 const uint8_t* tile, float* rests, int64_t rests_stride) {
+  for (int32_t k = k0; k < k1; k += kGroup) {
+    const uint8_t* const group = tile + k / kGroup * layout.group_bytes();
+    for (int32_t t = 0; t < layout.tokens; ++t) {
+      int8_t codes[kGroup];
+      float scale;
+      std::memcpy(codes, group + t * kGroup, sizeof(codes));
+      std::memcpy(&scale, group + layout.scale_at() + 4 * t, sizeof(scale));
+      for (int32_t i = 0; i < kGroup; ++i) {
+        rests[t * rests_stride + k + i] = x[t * x_stride + k + i] - scale * codes[i];
+      }
+    }
   }
 }
 
-// Normalizes and quantizes rows of x, as far as the call needs it.
-void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) {
-  const LinearParams& params = call.params;
-  const bool norm = params.norm_weight != nullptr;
-  if (!norm && !call.quantized) return;
-  const int32_t rows = call.x.rows, cols = call.x.cols;
-  const bool serial = static_cast<int64_t>(rows) * cols < kMinParallelRows;
-  const int32_t parts = serial ? 1 : std::min(rows, pool.size() * kPartsPerThread);
-  float* normed = nullptr;
-  if (norm) {
-    const int64_t kept_rows = call.floats ? rows : parts;
-    normed = reinterpret_cast<float*>(buffers.normed.Reserve(kept_rows * cols * 4));
-  }
+// Where the rows of a call are prepared.
+struct Prepared {
+  float* normed = nullptr;  // rows of x normalized: all of them, or a tile of each part
+  float* rests = nullptr;   // for two planes, a tile of each part
   uint8_t* tiles = nullptr;
-  if (call.quantized) {
-    tiles = buffers.tiles.Reserve(call.planes * call.PlaneBytes());
+};
+
+// Columns k0 .. k1 - 1 of the tile that begins with row `first`: all columns if there is a norm.
+void PrepareTile(const Call& call, int32_t first, int32_t k0, int32_t k1, int32_t part,
+                 const Prepared& to) {
+  const LinearParams& params = call.params;
+  const int64_t cols = call.x.cols;
+  const TileLayout layout = call.LayoutAt(first);
+  const float* x = params.x.f32_row(first);
+  int64_t stride = params.x.stride;
+  if (params.norm_weight != nullptr) {
+    float* const normed = to.normed + (call.floats ? first : part * kTileTokens) * cols;
+    for (int32_t t = 0; t < layout.tokens; ++t) {
+      call.row_kernels->rms_norm(x + t * stride, nullptr, params.norm_weight, params.norm_epsilon,
+                                 call.x.cols, normed + t * cols);
+    }
+    x = normed;
+    stride = cols;
   }
-  float* rests = nullptr;
-  if (call.planes > 1) {
-    rests = reinterpret_cast<float*>(buffers.rests.Reserve(int64_t{parts} * cols * 4));
+  if (!call.quantized) return;
+  uint8_t* const tile = to.tiles + first / kTileTokens * call.TileBytes();
+  call.kernels.quantize_tile(x, stride, k0, k1, layout, tile);
+  if (call.planes == 1) return;
+  float* const rests = to.rests + part * kTileTokens * cols;
+  RestsOfTile(x, stride, k0, k1, layout, tile, rests, cols);
+  call.kernels.quantize_tile(rests, cols, k0, k1, layout, tile + call.PlaneBytes());
+}
+
+// Normalizes and quantizes rows of x, as far as the call needs it. A part takes whole tiles, or,
+// where these are few, some columns of one: two threads that wrote the same tile's tokens would
+// take the lines of its scales from each other.
+void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) {
+  const bool norm = call.params.norm_weight != nullptr;
+  if ((!norm && !call.quantized) || call.x.rows == 0) return;
+  const int64_t rows = call.x.rows, cols = call.x.cols;
+  const int64_t most =
+      std::min<int64_t>(pool.size() * kPartsPerThread, rows * cols / kMinPreparedPart);
+  const int64_t tiles = (rows + kTileTokens - 1) / kTileTokens;
+  const int64_t splits = norm ? 1 : std::clamp<int64_t>(most / tiles, 1, cols / kGroup);
+  const int64_t pieces = tiles * splits;
+  const auto parts = static_cast<int32_t>(std::clamp<int64_t>(most, 1, pieces));
+  const int64_t tile_of_each = parts * kTileTokens * cols * 4;
+  Prepared to;
+  if (norm) {
+    const int64_t bytes = call.floats ? rows * cols * 4 : tile_of_each;
+    to.normed = reinterpret_cast<float*>(buffers.normed.Reserve(bytes));
   }
+  if (call.planes > 1) to.rests = reinterpret_cast<float*>(buffers.rests.Reserve(tile_of_each));
+  if (call.quantized) to.tiles = buffers.tiles.Reserve(call.planes * call.PlaneBytes());
   pool.Run(parts, [&](int part) {
-    const int32_t end = static_cast<int64_t>(rows) * (part + 1) / parts;
-    for (int32_t r = static_cast<int64_t>(rows) * part / parts; r < end; ++r) {
-      const float* row = params.x.f32_row(r);
-      if (norm) {
-        float* to = normed + static_cast<int64_t>(call.floats ? r : part) * cols;
-        call.row_kernels->rms_norm(row, nullptr, params.norm_weight, params.norm_epsilon, cols, to);
-        row = to;
-      }
-      if (!call.quantized) continue;
-      const int32_t token = r % kTileTokens;
-      const TileLayout layout = call.LayoutAt(r - token);
-      uint8_t* const tile = tiles + r / kTileTokens * call.TileBytes();
-      call.kernels.quantize_row(row, cols, layout, token, tile);
-      if (call.planes == 1) continue;
-      float* const rest = rests + static_cast<int64_t>(part) * cols;
-      RestOfRow(row, cols, layout, token, tile, rest);
-      call.kernels.quantize_row(rest, cols, layout, token, tile + call.PlaneBytes());
+    const int64_t end = pieces * (part + 1) / parts;
+    for (int64_t piece = pieces * part / parts; piece < end; ++piece) {
+      const auto first = static_cast<int32_t>(piece / splits * kTileTokens);
+      const int64_t split = piece % splits, groups = cols / kGroup;
+      const auto k0 = static_cast<int32_t>(groups * split / splits * kGroup);
+      const auto k1 = static_cast<int32_t>(groups * (split + 1) / splits * kGroup);
+      PrepareTile(call, first, k0, k1, part, to);
     }
   });
-  call.tiles = tiles;
+  call.tiles = to.tiles;
   if (norm && call.floats) {
-    call.x.data = normed;
-    call.x.stride = cols;
+    call.x.data = to.normed;
+    call.x.stride = call.x.cols;
   }
 }
 

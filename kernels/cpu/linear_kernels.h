@@ -92,9 +92,11 @@ struct TileLayout {
 inline constexpr float kSmallestScaled = 0x1p-100f;
 
 struct LinearKernels {
-  // Quantizes x [cols] into token `token` of a tile. cols % 32 == 0.
-  void (*quantize_row)(const float* x, int32_t cols, TileLayout layout, int32_t token,
-                       uint8_t* tile);
+  // Quantizes columns k0 .. k1 - 1 of all tokens of a tile; x[t * x_stride + k] is column k of
+  // token t. k0 % 32 == 0 == k1 % 32. A whole tile at once, because tokens share the cache lines of
+  // their scales and sums.
+  void (*quantize_tile)(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
+                        uint8_t* tile);
 
   // The tile of an int4 or int8 row block times quantized activations.
   void (*int_tile)(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,

@@ -53,9 +53,13 @@ void QuantizeGroup(const float* x, TileLayout layout, int32_t token, uint8_t* gr
   }
 }
 
-void QuantizeRow(const float* x, int32_t cols, TileLayout layout, int32_t token, uint8_t* tile) {
-  for (int32_t g = 0; g < cols / kGroup; ++g) {
-    QuantizeGroup(x + g * kGroup, layout, token, tile + g * layout.group_bytes());
+void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
+                  uint8_t* tile) {
+  for (int32_t k = k0; k < k1; k += kGroup) {
+    uint8_t* const group = tile + k / kGroup * layout.group_bytes();
+    for (int32_t t = 0; t < layout.tokens; ++t) {
+      QuantizeGroup(x + t * x_stride + k, layout, t, group);
+    }
   }
 }
 
@@ -133,7 +137,7 @@ void PanelTile(const float* panel, int32_t num_cols, const float* x, int64_t x_s
 
 }  // namespace
 
-const LinearKernels kScalarLinear = {.quantize_row = QuantizeRow,
+const LinearKernels kScalarLinear = {.quantize_tile = QuantizeTile,
                                      .int_tile = IntTile,
                                      .dequantize_panel = DequantizePanel,
                                      .panel_tile = PanelTile,

@@ -54,8 +54,14 @@ def test_without_trials_the_first_setting_is_used():
 
 
 def test_nibble_serves_the_file_as_it_is_and_never_another():
-    ours = Engine("nibble", [("as it is", "Q4_1", 10), ("as it is", "Q4_0", 20)])
-    assert [s.file for s in runner().settings(ours, ROW)] == ["Q4_1"]
+    ours = Engine("nibble", [("as it is", "Q4_1", 10), ("as it is", "Q4_0", 20), ("8-bit cache", "Q4_1", 30)])
+    assert [(s.name, s.file) for s in runner().settings(ours, ROW)] == [("as it is", "Q4_1"), ("8-bit cache", "Q4_1")]
+
+
+def test_a_server_is_measured_at_its_defaults():
+    ours = Engine("nibble", [("as it is", "Q4_1", 10), ("8-bit cache", "Q4_1", 30)])
+    row = Row("s", "s", "decode", 16, 256, 32, kind=SHARE, server=True)
+    assert [s.name for s in runner().settings(ours, row)] == ["as it is"]
 
 
 def test_a_setting_whose_file_the_model_lacks_is_no_setting():

@@ -21,11 +21,15 @@ class Setting:
 
 
 class Nibble:
-    """`nibble bench`. Serves the file as it is."""
+    """`nibble bench`. Serves the file as it is, with its own cache type and with the 8 bits that OpenVINO defaults to."""
 
     name = "nibble"
-    # The first whose file the model has: the 1B shape is made as Q4_0 only.
-    settings = [Setting("as it is", "Q4_1"), Setting("as it is", "Q4_0")]
+    # Those of the first file that the model has: the 1B shape is made as Q4_0 only.
+    settings = [
+        Setting(name, file, options)
+        for file in ("Q4_1", "Q4_0")
+        for name, options in (("as it is", {}), ("as it is, 8-bit cache", {"--kv-cache-type": "int8"}))
+    ]
 
     def __init__(self, binary, threads, has_context_flag):
         self._binary, self._threads, self._has_context = binary, threads, has_context_flag
@@ -39,7 +43,8 @@ class Nibble:
                 else ["--prompt-tokens", 0, "--context", row.context, "--no-roofline"]
             )
         generate = 0 if row.test == "prefill" else row.generate
-        return [self._binary, "bench", "--model", file, *prompt, "--generate-tokens", generate, "--batch", row.batch,
+        options = [text for pair in setting.options.items() for text in pair]
+        return [self._binary, "bench", "--model", file, *options, *prompt, "--generate-tokens", generate, "--batch", row.batch,
                 "--threads", self._threads, "--repeat", row.passes, "--output", "json"]  # fmt: skip
 
     def parse(self, out, row):
@@ -56,6 +61,7 @@ class LlamaCpp:
     name = "llama.cpp"
     settings = [
         Setting("Q4_0 requantized, flash attention", "Q4_0", {"-fa": "on"}),
+        Setting("Q4_0 requantized, flash attention, 8-bit cache", "Q4_0", {"-fa": "on", "-ctk": "q8_0", "-ctv": "q8_0"}),
         Setting("Q4_0 requantized, no flash attention", "Q4_0", {"-fa": "off"}),
         Setting("Q4_1 as it is, flash attention", "Q4_1", {"-fa": "on"}),
     ]

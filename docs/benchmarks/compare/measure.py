@@ -24,9 +24,12 @@ class Runner:
         self.commands = {}  # shell text by (row, engine): for the reader
 
     def settings(self, engine, row):
-        """Those whose file the row's model has. nibble takes its first: it serves the file as it is."""
+        """Those whose file the row's model has. nibble serves the first of its files as it is, and a server (server.py)
+        at its defaults."""
         usable = [s for s in engine.settings if s.file in self._files[row.model]]
-        return usable[:1] if engine.name == "nibble" else usable
+        if engine.name == "nibble":
+            usable = [s for s in usable if s.file == usable[0].file]
+        return usable[:1] if row.server else usable
 
     def measure(self, engine, row, setting):
         """Tokens a second, or the share kept; both rates of a share are told too: (figure, [rates])."""
