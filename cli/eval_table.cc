@@ -157,19 +157,39 @@ class Table {
     return absl::OkStatus();
   }
 
-  absl::Status Quantize(const Method& method, quantize::ReplacedWeights& weights, TableRow& row) {
-    Progress progress(io_.err, io_.err_is_terminal, method.name, nullptr, &clock_);
+  absl::StatusOr<std::vector<quantize::LinearReport>> Train(const Method& method,
+                                                            quantize::ReplacedWeights& weights,
+                                                            Progress& progress) {
+    quantize::TrainingOptions options = flags_.training;
+    options.seed = flags_.seed;
+    options.threads = base_.backend->Info().num_threads;
+    options.progress = [&progress](int32_t done, int32_t steps, double) {
+      progress.Update(done, steps);
+    };
+    return quantize::TrainQuantized(*source_, base_.config, method.scheme, calibration_, options,
+                                    weights);
+  }
+
+  absl::StatusOr<std::vector<quantize::LinearReport>> Layerwise(const Method& method,
+                                                                quantize::ReplacedWeights& weights,
+                                                                Progress& progress) {
     quantize::LayerwiseOptions options;
     options.damping = flags_.damping;
     options.smooth_alpha = static_cast<float>(flags_.smooth_alpha);
     options.seed = flags_.seed;
     options.threads = base_.backend->Info().num_threads;
     options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+    return quantize::QuantizeLayers(*source_, base_.config, method, calibration_, options, weights);
+  }
+
+  absl::Status Quantize(const Method& method, quantize::ReplacedWeights& weights, TableRow& row) {
+    Progress progress(io_.err, io_.err_is_terminal, method.name, nullptr, &clock_);
     const bool measured = ResetPeakMemory();
     const Instant start = clock_.Now();
+    const bool trains = method.algorithm == quantize::Algorithm::kTrain;
     NIBBLE_ASSIGN_OR_RETURN(
         const std::vector<quantize::LinearReport> linears,
-        quantize::QuantizeLayers(*source_, base_.config, method, calibration_, options, weights));
+        trains ? Train(method, weights, progress) : Layerwise(method, weights, progress));
     row.quantize_seconds = std::chrono::duration<double>(clock_.Now() - start).count();
     row.peak_bytes = measured ? PeakMemoryBytes() : 0;
     row.bits = MeanBits(linears);
@@ -242,6 +262,7 @@ Methods, names separated by commas
   gptq-clip-.. gptq-actorder-clip-..            GPTQ within learned ranges
   awq-SCHEME awq-clip-SCHEME                    AWQ, with its clip search
   clip-SCHEME                                   learned clipping (OmniQuant's)
+  qat-SCHEME                                    quantization-aware training, for small models
   incoherent-rtn-.. incoherent-gptq-.. -clip-.. after a randomized Hadamard rotation
   w8a8[-static-RULE] smoothquant[-static-RULE]  int8 activations; RULE: min-max percentile mse entropy
   llm-int8                                      outlier columns in f16
@@ -250,7 +271,7 @@ Schemes
   nf4-bN[-dq] fp4-bN[-dq]  e4m3- or e5m2-tensor, -channel, -block;  -mse after any: range of least squared error
 
 JSON
-  {"window","first_scored","tokens","calibration_windows","seed","rows":[{"method","bits_per_weight","bytes",
+  {"window","first_scored","tokens","calibration_windows","seed","qat":{"steps","batch","learning_rate"},"rows":[{"method","bits_per_weight","bytes",
   "perplexity","change_percent","kl":{"mean","standard_error"},"top1_percent","decode_tokens_per_second",
   "quantize_seconds","peak_bytes"},..]}
 
@@ -273,7 +294,13 @@ void AddTableFlags(Flags& flags, TableFlags& table) {
   flags
       .Add("--smooth-alpha", table.smooth_alpha, "SmoothQuant's: 0 leaves activations as they are")
       ->check(CLI::Range(0.0, 1.0));
-  flags.Add("--seed", table.seed, "Of rotations");
+  flags.Add("--seed", table.seed, "Of rotations, and of the order in which qat sees windows");
+  flags.Add("--qat-steps", table.training.steps, "Steps of qat; 0 rounds to nearest")
+      ->check(CLI::Range(0, quantize::kMaxTrainingSteps));
+  flags.Add("--qat-batch", table.training.batch, "Calibration windows that a step of qat sees")
+      ->check(CLI::Range(1, 1024));
+  flags.Add("--qat-learning-rate", table.training.learning_rate, "Of qat's first step; falls to 0")
+      ->check(CLI::Range(0.0, 1.0));
   flags.Add("--decode-tokens", table.decode_tokens, "Tokens to measure decoding by; 0: do not")
       ->check(CLI::Range(0, 1 << 16));
   flags
@@ -313,6 +340,10 @@ nlohmann::ordered_json TableJson(const std::vector<TableRow>& rows, const Window
                                  {"calibration", flags.calibration},
                                  {"calibration_windows", flags.calibration_windows},
                                  {"seed", flags.seed},
+                                 {"qat",
+                                  {{"steps", flags.training.steps},
+                                   {"batch", flags.training.batch},
+                                   {"learning_rate", flags.training.learning_rate}}},
                                  {"rows", nlohmann::ordered_json::array()}};
   for (const TableRow& row : rows) {
     const DivergenceResult& result = row.result;

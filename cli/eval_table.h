@@ -13,6 +13,7 @@
 #include "cli/model_flags.h"
 #include "cli/output.h"
 #include "engine/eval/divergence.h"
+#include "engine/quantize/training/quantization_aware.h"
 
 namespace nibble {
 
@@ -25,6 +26,7 @@ struct TableFlags {
   int32_t calibration_windows = 128;  // at most, of --window tokens each
   double damping = 0.01;
   double smooth_alpha = 0.5;
+  quantize::TrainingOptions training;  // of qat; seed and threads are those beside it
   uint64_t seed = 1;
   int32_t decode_tokens = 64;  // 0: no speed is measured
   OutputFormat output = OutputFormat::kText;

@@ -154,7 +154,7 @@ void DecoderLayer::Finish(Apply apply, WindowState& state) const {
   state.input.resize(0, 0);
 }
 
-void DecoderLayer::Rotate(MatrixF& heads) const {
+void DecoderLayer::Rotate(MatrixF& heads, float direction) const {
   const int32_t half = config_.rotary_dim / 2;
   const bool interleaved = config_.rope_layout == RopeLayout::kInterleaved;
   for (int64_t p = 0; p < heads.rows(); ++p) {
@@ -163,12 +163,21 @@ void DecoderLayer::Rotate(MatrixF& heads) const {
       for (int32_t i = 0; i < half; ++i) {
         float& a = heads(p, head + (interleaved ? 2 * i : i));
         float& b = heads(p, head + (interleaved ? 2 * i + 1 : i + half));
-        const float cos = angle[2 * i], sin = angle[2 * i + 1], a0 = a;
+        const float cos = angle[2 * i], sin = direction * angle[2 * i + 1], a0 = a;
         a = a0 * cos - b * sin;
         b = a0 * sin + b * cos;
       }
     }
   }
+}
+
+MatrixF DecoderLayer::Probabilities(const MatrixF& queries, const MatrixF& keys,
+                                    int32_t head) const {
+  const int32_t dim = config_.head_dim, share = config_.num_heads / config_.num_kv_heads;
+  MatrixF scores = MultiplyTransposed(queries.middleCols(int64_t{head} * dim, dim),
+                                      keys.middleCols(int64_t{head / share} * dim, dim));
+  SoftmaxCausal(scores);
+  return scores;
 }
 
 MatrixF DecoderLayer::Attend(const MatrixF& q, const MatrixF& k, const MatrixF& v) const {
@@ -180,11 +189,8 @@ MatrixF DecoderLayer::Attend(const MatrixF& q, const MatrixF& k, const MatrixF& 
   MatrixF out(q.rows(), q.cols());
   for (int32_t h = 0; h < config_.num_heads; ++h) {
     const int64_t kv = int64_t{h / share} * dim;
-    MatrixF scores =
-        MultiplyTransposed(queries.middleCols(int64_t{h} * dim, dim), keys.middleCols(kv, dim));
-    SoftmaxCausal(scores);
     out.middleCols(int64_t{h} * dim, dim) =
-        MultiplyTransposed(scores, v.middleCols(kv, dim).transpose());
+        MultiplyTransposed(Probabilities(queries, keys, h), v.middleCols(kv, dim).transpose());
   }
   return out;
 }

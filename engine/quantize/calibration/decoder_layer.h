@@ -80,9 +80,15 @@ class DecoderLayer {
   // From kDown to the layer's end; `input` is freed.
   void Finish(Apply apply, WindowState& state) const;
 
+  // The parts of attention, for what goes through it backwards. Heads of q or k turned by the
+  // angles of their positions; direction -1 turns them back.
+  void Rotate(MatrixF& heads, float direction = 1) const;
+  // [tokens, tokens]: what each token of a head of q gives to those before it. Both rotated,
+  // queries times 1 / sqrt(head_dim).
+  MatrixF Probabilities(const MatrixF& queries, const MatrixF& keys, int32_t head) const;
+
  private:
   MatrixF Attend(const MatrixF& q, const MatrixF& k, const MatrixF& v) const;
-  void Rotate(MatrixF& heads) const;
 
   const ModelConfig config_;
   std::vector<float> cos_sin_;  // MakeRopeTable

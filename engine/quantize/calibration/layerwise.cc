@@ -299,6 +299,10 @@ absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,
     absl::Span<const std::vector<int32_t>> windows, const LayerwiseOptions& options,
     LayerSink& sink) {
+  if (method.algorithm == Algorithm::kTrain) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("method '", method.name, "' is not one that goes layer by layer"));
+  }
   if (NeedsCalibration(method) && windows.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("method '", method.name, "' needs a calibration text"));

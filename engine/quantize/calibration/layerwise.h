@@ -63,7 +63,8 @@ struct LayerwiseOptions {
 };
 
 // `windows` may be empty where NeedsCalibration says no. INVALID_ARGUMENT for a shape that the
-// scheme cannot hold (names the tensor), ids outside the vocabulary, or no windows; otherwise what
+// scheme cannot hold (names the tensor), ids outside the vocabulary, no windows, or kTrain, which is
+// of the whole model at once (training/quantization_aware.h); otherwise what
 // the source or the sink says.
 absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,

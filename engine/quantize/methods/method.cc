@@ -9,10 +9,11 @@ namespace nibble::quantize {
 namespace {
 
 absl::Status Unknown(absl::string_view name) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "method '", name,
-      "' is not known; there is rtn-, gptq-[actorder-|gidx-|clip-], awq-[clip-] and clip-SCHEME, "
-      "incoherent- before rtn, gptq or clip, w8a8, smoothquant, llm-int8"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("method '", name,
+                   "' is not known; there is rtn-, gptq-[actorder-|gidx-|clip-], awq-[clip-], "
+                   "clip- and qat-SCHEME, "
+                   "incoherent- before rtn, gptq or clip, w8a8, smoothquant, llm-int8"));
 }
 
 // w8a8 and smoothquant, with "-static-RULE" or without.
@@ -33,6 +34,8 @@ absl::Status ParseAlgorithm(absl::string_view name, absl::string_view& rest, Met
     method.algorithm = Algorithm::kRound;
   } else if (absl::ConsumePrefix(&rest, "clip-")) {
     method.algorithm = Algorithm::kClip;
+  } else if (absl::ConsumePrefix(&rest, "qat-")) {
+    method.algorithm = Algorithm::kTrain;
   } else if (absl::ConsumePrefix(&rest, "gptq-")) {
     method.algorithm = Algorithm::kGptq;
     if (absl::ConsumePrefix(&rest, "actorder-"))
@@ -65,6 +68,9 @@ absl::Status CheckTogether(absl::string_view name, const Method& method) {
   }
   if (method.clip && method.order == ColumnOrder::kByActivationGIndex) {
     return refuse("learned ranges are of stored neighbours, gidx has other groups");
+  }
+  if (method.incoherent && method.algorithm == Algorithm::kTrain) {
+    return refuse("training moves the weights as they are, not rotated ones");
   }
   if (method.incoherent && method.algorithm == Algorithm::kAwq) {
     return refuse("a rotation mixes the channels that AWQ scales");

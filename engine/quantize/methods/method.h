@@ -6,6 +6,7 @@
 //                              gptq-gidx-SCHEME without; gptq-clip-SCHEME with learned ranges
 //   awq-SCHEME                 AWQ (awq.h); awq-clip-SCHEME with its clip search
 //   clip-SCHEME                learned clipping (learned_clipping.h)
+//   qat-SCHEME                 quantization-aware training (training/quantization_aware.h)
 //   incoherent-rtn-SCHEME      any of rtn, gptq, clip in rotated space (incoherence.h)
 //   w8a8                       int8 weights a row, int8 activations a token (linear_op.h)
 //   w8a8-static-RULE           one activation scale a linear, by a rule of activation_range.h
@@ -27,7 +28,7 @@
 
 namespace nibble::quantize {
 
-enum class Algorithm : uint8_t { kRound, kGptq, kAwq, kClip, kSmoothQuant, kNone };
+enum class Algorithm : uint8_t { kRound, kGptq, kAwq, kClip, kSmoothQuant, kTrain, kNone };
 enum class Activations : uint8_t { kF32, kInt8, kOutliersApart };
 
 struct Method {

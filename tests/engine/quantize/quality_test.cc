@@ -15,6 +15,7 @@
 #include "engine/quantize/calibration/layerwise.h"
 #include "engine/quantize/calibration/reference_runner.h"
 #include "engine/quantize/calibration/replaced_weights.h"
+#include "engine/quantize/training/quantization_aware.h"
 #include "tests/engine/quantize/planted_outliers.h"
 
 namespace nibble::quantize {
@@ -67,6 +68,15 @@ class Lab {
     EXPECT_TRUE(reports.ok()) << reports.status();
     const double kl = Divergence(*Candidate(method, weights));
     std::printf("%-40s KL %.5f\n", name.c_str(), kl);
+    return kl;
+  }
+  // Of the model after quantization-aware training.
+  double TrainedKl(const Scheme& scheme, const TrainingOptions& options) {
+    ReplacedWeights weights(*source_);
+    const auto reports = TrainQuantized(*source_, config_, scheme, calibration_, options, weights);
+    EXPECT_TRUE(reports.ok()) << reports.status();
+    const double kl = Divergence(*Runner(weights));
+    std::printf("%-40s KL %.5f\n", ("qat-" + SchemeName(scheme)).c_str(), kl);
     return kl;
   }
   double Kl(const std::string& name) {
@@ -150,6 +160,16 @@ TEST_F(QualityTest, ThreeAndTwoBitsNeedMoreThanRounding) {
     EXPECT_LT(lab_->Kl("clip-" + scheme), 0.7 * rounding);
     EXPECT_LT(lab_->Kl("gptq-clip-" + scheme), lab_->Kl("gptq-" + scheme));
   }
+}
+
+TEST_F(QualityTest, TrainingRecoversWhatRoundingLost) {
+  TrainingOptions options;
+  options.steps = 24;
+  options.batch = 2;
+  options.threads = 2;
+  options.learning_rate = 2e-4f;
+  EXPECT_LT(lab_->TrainedKl(*ParseScheme("int3-asym-g128"), options),
+            0.75 * lab_->Kl("rtn-int3-asym-g128"));
 }
 
 // Outlier channels ruin coarse weights; scales, found by looking at activations, bring them back.
