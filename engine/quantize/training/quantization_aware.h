@@ -27,7 +27,7 @@ inline constexpr int32_t kMaxTrainingSteps = 1'000'000;
 struct TrainingOptions {
   int32_t steps = 200;
   int32_t batch = 4;  // windows a step
-  float learning_rate = 2e-4f;
+  float learning_rate = 1e-4f;
   uint64_t seed = 1;  // of the order of windows
   int threads = 1;    // the result is the same for any number
   // After every step; loss: nats a token, before it. May be empty.
