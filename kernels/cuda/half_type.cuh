@@ -10,6 +10,7 @@
 namespace nibble::cuda {
 
 struct Bf16 {
+  static constexpr bool kIsF16 = false;
   static constexpr uint32_t kOnes = 0x3F803F80u;
   // A 4-bit code below these bits is 128 + code.
   static constexpr uint32_t kCodeBits = 0x43004300u;
@@ -38,6 +39,7 @@ struct Bf16 {
 };
 
 struct F16 {
+  static constexpr bool kIsF16 = true;
   static constexpr uint32_t kOnes = 0x3C003C00u;
   static constexpr uint32_t kCodeBits = 0x64006400u;  // 1024 + code
   static constexpr float kCodeBase = 1024;

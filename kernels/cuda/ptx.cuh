@@ -32,6 +32,12 @@ NIBBLE_PTX void CopyAsync16(uint32_t to, const void* from, int valid_bytes = 16)
                : "memory");
 }
 
+// The same of 4 bytes, through the L1 cache; both 4-byte aligned.
+NIBBLE_PTX void CopyAsync4(uint32_t to, const void* from, int valid_bytes = 4) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid_bytes)
+               : "memory");
+}
+
 // Closes the group of copies that this thread has started.
 NIBBLE_PTX void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -40,6 +46,14 @@ NIBBLE_PTX void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memo
 template <int kPending>
 NIBBLE_PTX void WaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// threadIdx.x, read at this place: where registers are short, so that none holds what follows from
+// it for longer.
+NIBBLE_PTX int ThreadIndex() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
 }
 
 NIBBLE_PTX void SyncThreads() { __syncthreads(); }
@@ -52,6 +66,12 @@ NIBBLE_PTX uint4 LoadShared16(uint32_t from) {
                : "r"(from)
                : "memory");
   return v;
+}
+
+NIBBLE_PTX void StoreShared16(uint32_t to, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
 }
 
 // --- global memory
@@ -172,6 +192,19 @@ NIBBLE_PTX uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
   return out;
 }
 
+// a * b, and a * b + c rounded once. What the compiler makes of * and + may be either; where the
+// bits of two kernels must agree, these say which.
+NIBBLE_PTX float Multiply(float a, float b) {
+  float out;
+  asm("mul.rn.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+}
+NIBBLE_PTX float Fma(float a, float b, float c) {
+  float out;
+  asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(out) : "f"(a), "f"(b), "f"(c));
+  return out;
+}
+
 // Two floats to two 16-bit values, to nearest even.
 NIBBLE_PTX uint32_t PackF16x2(float low, float high) {
   uint32_t out;
@@ -197,6 +230,12 @@ NIBBLE_PTX uint32_t BitsOfFloat(float value) { return __float_as_uint(value); }
 NIBBLE_PTX float Exp2(float x) {
   float out;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+}
+// log2(x), within 2^-21 near 1 and 2 ulp elsewhere.
+NIBBLE_PTX float Log2(float x) {
+  float out;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
   return out;
 }
 NIBBLE_PTX float InverseSqrt(float x) {

@@ -1,10 +1,14 @@
 #include <cstdint>
 
 #include "kernels/cuda/half_type.cuh"
+#include "kernels/cuda/kv_layout.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rope.h"
 
 namespace nibble::cuda {
+
+cudaError_t StartRopeStoreCodes(const RopeStoreCall& call, cudaStream_t stream);  // rope_codes.cu
+
 namespace {
 
 constexpr int kThreads = 256;
@@ -59,9 +63,11 @@ auto* KernelFor(DType cache) {
 cudaError_t LaunchRopeStore(const RopeStoreCall& call, cudaStream_t stream) {
   const bool is_even = call.head_dim % 2 == 0 && call.rotary_dim % 2 == 0;
   if (!is_even || call.rotary_dim > call.head_dim || call.rotary_dim < 0 || call.tokens < 1 ||
-      call.block_size < 1 || !IsHalf(call.dtype) || !IsHalf(call.cache_dtype)) {
+      call.block_size < 1 || !IsHalf(call.dtype) ||
+      !(IsHalf(call.cache_dtype) || IsCodes(call.cache_dtype))) {
     return cudaErrorInvalidValue;
   }
+  if (IsCodes(call.cache_dtype)) return StartRopeStoreCodes(call, stream);
   auto* kernel = call.dtype == DType::kBf16 ? KernelFor<Bf16>(call.cache_dtype)
                                             : KernelFor<F16>(call.cache_dtype);
   return Launch(kernel, {dim3(static_cast<uint32_t>(call.tokens)), dim3(kThreads), 0, stream},

@@ -27,11 +27,16 @@ inline void CopyAsync16(uint32_t to, const void* from, int valid_bytes = 16,
                         const Location& where = Location::current()) {
   RunningBlock().StartCopy(to, from, 16, valid_bytes, where);
 }
+inline void CopyAsync4(uint32_t to, const void* from, int valid_bytes = 4,
+                       const Location& where = Location::current()) {
+  RunningBlock().StartCopy(to, from, 4, valid_bytes, where);
+}
 inline void CommitCopies() { RunningBlock().CommitCopies(); }
 template <int kPending>
 void WaitCopies() {
   RunningBlock().WaitCopies(kPending);
 }
+inline int ThreadIndex() { return static_cast<int>(threadIdx.x); }
 inline void SyncThreads(const Location& where = Location::current()) {
   RunningBlock().Barrier(where);
 }
@@ -40,6 +45,9 @@ inline void SyncWarp(const Location& where = Location::current()) {
 }
 inline uint4 LoadShared16(uint32_t from, const Location& where = Location::current()) {
   return RunningBlock().Load16(RunningBlock().SharedPointer(from, 16, where), where);
+}
+inline void StoreShared16(uint32_t to, uint4 v, const Location& where = Location::current()) {
+  RunningBlock().Store16(RunningBlock().SharedPointer(to, 16, where), v, where);
 }
 
 // --- global memory
@@ -138,6 +146,8 @@ inline uint32_t FmaF16x2(uint32_t a, uint32_t b, uint32_t c) {
 inline uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
   return FmaHalves<Bf16ToF32, F32ToBf16>(a, b, c);
 }
+inline float Multiply(float a, float b) { return a * b; }
+inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline uint32_t PackF16x2(float low, float high) {
   return F32ToF16(low) | uint32_t{F32ToF16(high)} << 16;
 }
@@ -148,6 +158,7 @@ inline uint32_t PackBf16x2(float low, float high) {
 inline float FloatOfBits(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t BitsOfFloat(float value) { return std::bit_cast<uint32_t>(value); }
 inline float Exp2(float x) { return std::exp2(x); }
+inline float Log2(float x) { return std::log2(x); }
 inline float InverseSqrt(float x) { return 1.0f / std::sqrt(x); }
 
 }  // namespace nibble::cuda::ptx
