@@ -1,0 +1,260 @@
+// Sampling on the emulator, against the CPU backend's: the same tokens for the same rows and seeds,
+// with every setting alone and together, ties at the cuts, rows that nothing can be drawn from, and
+// log probabilities.
+#include "kernels/cuda/sample.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "device_array.h"
+#include "emulator/gpu.h"
+#include "kernels/cpu/sample.h"
+
+namespace nibble::cuda {
+namespace {
+
+using emulator::TheGpu;
+
+constexpr int32_t kVocab = 777;
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+std::vector<float> RandomLogits(int32_t rows, uint32_t seed, float step = 0) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::vector<float> logits(static_cast<size_t>(rows) * kVocab);
+  // With a step many logits are equal.
+  for (float& x : logits) {
+    x = normal(random);
+    if (step != 0) x = std::round(x / step) * step;
+  }
+  return logits;
+}
+
+// One launch's rows, as the op describes them; lists become the device's.
+struct Drawn {
+  std::vector<DrawnToken> tokens;
+  std::vector<LikelyToken> likely;
+};
+
+constexpr int32_t kMaxLogprobs = 4;
+
+Drawn DrawOnDevice(const std::vector<float>& logits, const std::vector<SampleRow>& rows) {
+  std::vector<SampleSettings> settings;
+  std::vector<SeenToken> seen = {{}};
+  std::vector<BiasedToken> bias = {{}};
+  std::vector<int32_t> ids = {0};
+  const auto range = [](auto& list, size_t added) {
+    const auto end = static_cast<int32_t>(list.size());
+    return ListRange{end - static_cast<int32_t>(added), end};
+  };
+  for (const SampleRow& row : rows) {
+    SampleSettings s{row.logits_row, row.temperature, row.top_k, row.top_p, row.min_p};
+    s.repetition_penalty = row.repetition_penalty;
+    s.presence_penalty = row.presence_penalty;
+    s.frequency_penalty = row.frequency_penalty;
+    s.seed = row.seed;
+    s.counter = row.counter;
+    s.score_id = row.score_id;
+    s.num_logprobs = row.num_logprobs;
+    for (const TokenCount& t : row.seen) seen.push_back({t.id, t.in_prompt, t.in_output});
+    s.seen = range(seen, row.seen.size());
+    for (const LogitBias& b : row.bias) bias.push_back({b.id, b.bias});
+    s.bias = range(bias, row.bias.size());
+    ids.insert(ids.end(), row.allowed.begin(), row.allowed.end());
+    s.allowed = range(ids, row.allowed.size());
+    ids.insert(ids.end(), row.forbidden.begin(), row.forbidden.end());
+    s.forbidden = range(ids, row.forbidden.size());
+    settings.push_back(s);
+  }
+  const DeviceArray<float> device_logits(logits), adjusted(rows.size() * kVocab);
+  const DeviceArray<SampleSettings> device_settings(settings);
+  const DeviceArray<SeenToken> device_seen(seen);
+  const DeviceArray<BiasedToken> device_bias(bias);
+  const DeviceArray<int32_t> device_ids(ids);
+  const DeviceArray<DrawnToken> drawn(rows.size());
+  const DeviceArray<LikelyToken> likely(
+      std::vector<LikelyToken>(rows.size() * kMaxLogprobs, LikelyToken{}));
+  const SampleCall call{.logits = device_logits.data(),
+                        .logits_stride = kVocab,
+                        .vocab_size = kVocab,
+                        .rows = static_cast<int32_t>(rows.size()),
+                        .settings = device_settings.data(),
+                        .seen = device_seen.data(),
+                        .bias = device_bias.data(),
+                        .ids = device_ids.data(),
+                        .adjusted = adjusted.data(),
+                        .drawn = drawn.data(),
+                        .likely = likely.data(),
+                        .max_logprobs = kMaxLogprobs};
+  EXPECT_EQ(LaunchSample(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+  // Bytes, for a NaN is not equal to itself.
+  EXPECT_EQ(std::memcmp(device_logits.Read().data(), logits.data(), logits.size() * 4), 0)
+      << "logits are not changed";
+  return {drawn.Read(), likely.Read()};
+}
+
+// Without a value where the CPU backend can draw nothing.
+std::optional<SampledToken> DrawOnCpu(const std::vector<float>& logits, const SampleRow& row) {
+  cpu::SampleScratch scratch;
+  SampledToken token;
+  if (!cpu::SampleOneRow(cpu::kScalarRowKernels, &logits[int64_t{row.logits_row} * kVocab], kVocab,
+                         row, scratch, &token)) {
+    return std::nullopt;
+  }
+  return token;
+}
+
+void ExpectTheTokensOfTheCpu(const std::vector<float>& logits, const std::vector<SampleRow>& rows) {
+  const Drawn drawn = DrawOnDevice(logits, rows);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    SCOPED_TRACE("row " + std::to_string(i));
+    const std::optional<SampledToken> expected = DrawOnCpu(logits, rows[i]);
+    ASSERT_EQ(drawn.tokens[i].id, expected.has_value() ? expected->id : -1);
+    if (!expected.has_value() || rows[i].num_logprobs < 0) continue;
+    EXPECT_NEAR(drawn.tokens[i].logprob, expected->logprob, 1e-4);
+    for (int n = 0; n < rows[i].num_logprobs; ++n) {
+      EXPECT_EQ(drawn.likely[i * kMaxLogprobs + n].id, expected->top[n].id);
+      EXPECT_NEAR(drawn.likely[i * kMaxLogprobs + n].logprob, expected->top[n].logprob, 1e-4);
+    }
+  }
+}
+
+std::vector<SampleRow> Rows(int32_t n, const SampleRow& like) {
+  std::vector<SampleRow> rows;
+  for (int32_t i = 0; i < n; ++i) {
+    rows.push_back(like);
+    rows.back().logits_row = i % 3;
+    rows.back().seed = 0x123456789ABCDEFull * (i + 1);
+    rows.back().counter = 1000 + i;
+  }
+  return rows;
+}
+
+struct SettingsCase {
+  std::string name;
+  SampleRow row;
+};
+
+class SampleTest : public testing::TestWithParam<SettingsCase> {};
+
+TEST_P(SampleTest, DrawsWhatTheCpuDraws) {
+  ExpectTheTokensOfTheCpu(RandomLogits(3, 1), Rows(9, GetParam().row));
+}
+
+// Steps of 2 make a few hundred logits equal, also at the cuts.
+TEST_P(SampleTest, DrawsWhatTheCpuDrawsAmongTies) {
+  ExpectTheTokensOfTheCpu(RandomLogits(3, 2, 2.0f), Rows(6, GetParam().row));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Each, SampleTest,
+    testing::Values(SettingsCase{"Greedy", {.num_logprobs = 3}},
+                    SettingsCase{"Temperature", {.temperature = 0.8f}},
+                    SettingsCase{"HighTemperature", {.temperature = 2, .num_logprobs = 0}},
+                    SettingsCase{"TopK", {.temperature = 1, .top_k = 7}},
+                    SettingsCase{"TopKOfOne", {.temperature = 1, .top_k = 1}},
+                    SettingsCase{"TopKAboveTheVocabulary", {.temperature = 1, .top_k = 5000}},
+                    SettingsCase{"TopP", {.temperature = 1, .top_p = 0.9f}},
+                    SettingsCase{"SmallTopP", {.temperature = 1, .top_p = 1e-6f}},
+                    SettingsCase{"MinP", {.temperature = 1.5f, .min_p = 0.1f}},
+                    SettingsCase{
+                        "All", {.temperature = 1.2f, .top_k = 40, .top_p = 0.85f, .min_p = 0.02f}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Sample, AdjustsLogitsAsTheCpuDoes) {
+  const std::vector<float> logits = RandomLogits(3, 3);
+  const std::vector<TokenCount> seen = {{3, 1, 0}, {5, 0, 2}, {700, 2, 3}, {776, 0, 1}};
+  const std::vector<LogitBias> bias = {{9, 8.0f}, {11, -3.0f}, {700, 7.5f}};
+  const std::vector<int32_t> allowed = {5, 9, 11, 300, 700, 776}, forbidden = {9, 400};
+  std::vector<SampleRow> rows = Rows(8, {.temperature = 1});
+  rows[0].bias = bias;
+  rows[1].allowed = allowed;
+  rows[2].allowed = allowed;
+  rows[2].forbidden = forbidden;
+  rows[2].num_logprobs = 2;  // of the untouched row
+  rows[3].forbidden = forbidden;
+  rows[3].bias = bias;
+  for (size_t i = 4; i < 8; ++i) {
+    rows[i].seen = seen;
+    rows[i].bias = bias;
+    rows[i].temperature = i % 2 == 0 ? 0.0f : 0.7f;
+  }
+  rows[4].repetition_penalty = 1.5f;
+  rows[5].repetition_penalty = 1.5f;
+  rows[5].presence_penalty = 0.5f;
+  rows[6].frequency_penalty = 2.5f;
+  rows[7].presence_penalty = 1.5f;
+  rows[7].frequency_penalty = 0.25f;
+  ExpectTheTokensOfTheCpu(logits, rows);
+}
+
+TEST(Sample, ScoresPromptTokensWithoutDrawing) {
+  std::vector<SampleRow> rows = Rows(3, {.num_logprobs = 4});
+  for (int32_t i = 0; i < 3; ++i) rows[i].score_id = i * 388;
+  ExpectTheTokensOfTheCpu(RandomLogits(3, 4), rows);
+}
+
+TEST(Sample, SaysWhereNothingCanBeDrawn) {
+  std::vector<float> logits = RandomLogits(3, 5);
+  logits[500] = std::numeric_limits<float>::quiet_NaN();
+  std::fill(logits.begin() + kVocab, logits.begin() + 2 * kVocab, kNone);
+  logits[2 * kVocab + 7] = std::numeric_limits<float>::infinity();
+  EXPECT_THAT(DrawOnDevice(logits, Rows(3, {.temperature = 1})).tokens,
+              testing::Each(testing::Field(&DrawnToken::id, -1)));
+  EXPECT_THAT(DrawOnDevice(logits, Rows(3, {})).tokens,
+              testing::Each(testing::Field(&DrawnToken::id, -1)));
+}
+
+TEST(Sample, DrawsARowTheSameAmongAnyRowsAndInAnyOrder) {
+  const std::vector<float> logits = RandomLogits(3, 6);
+  const std::vector<SampleRow> rows = Rows(6, {.temperature = 1, .top_p = 0.95f});
+  const Drawn all = DrawOnDevice(logits, rows);
+  TheGpu().SetSeed(9);
+  for (size_t i = 0; i < rows.size(); ++i)
+    EXPECT_EQ(DrawOnDevice(logits, {rows[i]}).tokens[0].id, all.tokens[i].id) << i;
+  TheGpu().SetSeed(0);
+}
+
+// Greedy reads its row once.
+TEST(Sample, GreedyAsksForItsRowOnceWithoutConflicts) {
+  const std::vector<float> logits = RandomLogits(3, 7);
+  TheGpu().ResetCounts();
+  DrawOnDevice(logits, Rows(3, {}));
+  const emulator::Counts counts = TheGpu().counts();
+  EXPECT_LE(counts.global_read_bytes, 3u * kVocab * 4 + 3 * 2048);
+  EXPECT_EQ(counts.bank_conflicts, 0u);
+}
+
+TEST(Sample, RefusesCallsItWouldGetWrong) {
+  const DeviceArray<float> logits(std::vector<float>(8, 0));
+  const DeviceArray<SampleSettings> settings(std::vector<SampleSettings>(1));
+  const DeviceArray<DrawnToken> drawn(1);
+  const SampleCall good{.logits = logits.data(),
+                        .logits_stride = 8,
+                        .vocab_size = 8,
+                        .rows = 1,
+                        .settings = settings.data(),
+                        .drawn = drawn.data()};
+  const auto error = [&](auto change) {
+    SampleCall call = good;
+    change(call);
+    return LaunchSample(call, nullptr);
+  };
+  EXPECT_EQ(error([](SampleCall&) {}), cudaSuccess);
+  EXPECT_EQ(error([](SampleCall& c) { c.rows = 0; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](SampleCall& c) { c.vocab_size = 1 << 20; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](SampleCall& c) { c.drawn = nullptr; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](SampleCall& c) { c.max_logprobs = 1; }), cudaErrorInvalidValue);
+}
+
+}  // namespace
+}  // namespace nibble::cuda
