@@ -1,0 +1,72 @@
+// What moves rows about: the embedding, slabs of a weight as plain 16-bit rows, rows picked out of
+// a step, and what a GEMM's sums become. No arithmetic across elements, so a row never depends on
+// its neighbours.
+//
+// Memory-bound; each reads and writes its operands once. 4-bit codes are read word by word, each
+// for one element: as a row of an embedding that is nothing, as a slab it is slow.
+// Needs sm_80. Never run on a GPU yet.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/stored_matrix.h"
+#include "kernels/tensor.h"
+
+namespace nibble::cuda {
+
+// out[r] = row ids[r] of the matrix, or first + r without ids; rounded once from f32.
+// REQUIRES rows within the matrix; 16-byte aligned out, out_stride a multiple of 8.
+struct DequantizeCall {
+  StoredMatrix matrix;
+  const int32_t* ids = nullptr;  // [rows]
+  int32_t first = 0;
+  int32_t rows = 0;
+  DType dtype = DType::kBf16;  // of out; or kF16
+  void* out = nullptr;         // [rows, matrix.cols]
+  int32_t out_stride = 0;
+};
+
+// out[r] = x[ids[r]]: 16-bit rows of a multiple of 8 columns, aligned as above.
+struct GatherCall {
+  const void* x = nullptr;
+  int32_t x_stride = 0;
+  const int32_t* ids = nullptr;  // [rows]
+  int32_t rows = 0, cols = 0;
+  void* out = nullptr;
+  int32_t out_stride = 0;
+};
+
+// y[r][i] = sums[r][i] + bias[i], or y[r][i] += that; rounded once.
+struct FinishCall {
+  DType dtype = DType::kBf16;   // of y; or kF16
+  const float* sums = nullptr;  // [rows, cols]
+  int32_t sums_stride = 0;
+  const float* bias = nullptr;  // [cols] or null
+  bool accumulate = false;
+  int32_t rows = 0, cols = 0;
+  void* y = nullptr;
+  int32_t y_stride = 0;
+};
+
+// A step's tokens first .. first + tokens - 1 as sequences of one query row each, for a kernel that
+// knows no others: what each sees is its own prefix, whose k and v are stored before attention.
+struct SplitTokensCall {
+  int32_t num_seqs = 0, max_blocks = 0, block_size = 0;
+  const int32_t* cu_seqlens_q = nullptr;  // [num_seqs + 1]
+  const int32_t* context_lens = nullptr;  // [num_seqs]
+  const int32_t* block_table = nullptr;   // [num_seqs, max_blocks]
+  int32_t first = 0, tokens = 0;
+  int32_t* token_lens = nullptr;    // [tokens], overwritten
+  int32_t* token_blocks = nullptr;  // [tokens, max_blocks], overwritten
+};
+
+// Asynchronous. cudaErrorInvalidValue for what REQUIRES rules out, another dtype and empty calls;
+// else the launch's error.
+cudaError_t LaunchDequantize(const DequantizeCall& call, cudaStream_t stream);
+cudaError_t LaunchGather(const GatherCall& call, cudaStream_t stream);
+cudaError_t LaunchFinish(const FinishCall& call, cudaStream_t stream);
+cudaError_t LaunchSplitTokens(const SplitTokensCall& call, cudaStream_t stream);
+
+}  // namespace nibble::cuda
