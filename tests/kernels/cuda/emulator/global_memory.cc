@@ -10,7 +10,7 @@
 namespace nibble::emulator {
 namespace {
 
-constexpr size_t kHeapBytes = size_t{4} << 30, kPage = 4096, kAlignment = 256;
+constexpr size_t kPage = 4096, kAlignment = 256;
 
 uint8_t* Reserve(size_t bytes, int protection) {
   void* memory =
@@ -36,7 +36,7 @@ GlobalMemory::~GlobalMemory() {
 
 void* GlobalMemory::Allocate(size_t bytes) {
   const size_t pages = RoundUp(std::max<size_t>(bytes, 1), kPage);
-  if (used_ + pages + kPage > kHeapBytes) return nullptr;
+  if (pages > kHeapBytes || used_ + pages + kPage > kHeapBytes) return nullptr;
   uint8_t* base = heap_ + used_;
   used_ += pages + kPage;  // the page after it stays without access
   if (mprotect(base, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;

@@ -23,6 +23,8 @@ class GlobalMemory {
   // 256-byte aligned, filled with 0xFF (NaN in every float type); null when the 4 GiB are used up,
   // freed ones included.
   void* Allocate(size_t bytes);
+  static constexpr size_t kHeapBytes = size_t{4} << 30;
+  size_t free_bytes() const { return kHeapBytes - used_; }
   bool Free(void* pointer);  // false: not the start of a live allocation
   bool Owns(const void* pointer) const;
   bool IsLive(const void* pointer, size_t bytes) const;

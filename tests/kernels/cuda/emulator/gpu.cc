@@ -25,6 +25,35 @@ cudaError_t Gpu::Launch(const KernelLaunch& launch) {
   const auto allowed = shared_limits_.find(launch.function);
   const size_t limit = allowed == shared_limits_.end() ? 48 << 10 : allowed->second;
   if (launch.shared_bytes > limit) return cudaErrorInvalidValue;
+  if (capture_ != nullptr) {
+    capture_->work.push_back([this, launch] { return RunNow(launch); });
+    return cudaSuccess;
+  }
+  return RunNow(launch);
+}
+
+cudaError_t Gpu::Do(std::function<cudaError_t()> work) {
+  if (error() != cudaSuccess) return error();
+  if (capture_ == nullptr) return work();
+  capture_->work.push_back(std::move(work));
+  return cudaSuccess;
+}
+
+bool Gpu::StartCapture() {
+  if (capture_ != nullptr) return false;
+  capture_ = std::make_unique<Recorded>();
+  capture_broken_ = false;
+  return true;
+}
+
+std::unique_ptr<Recorded> Gpu::EndCapture() {
+  std::unique_ptr<Recorded> recorded = std::move(capture_);
+  if (capture_broken_) recorded.reset();
+  return recorded;
+}
+
+cudaError_t Gpu::RunNow(const KernelLaunch& launch) {
+  const dim3 grid = launch.grid, block = launch.block;
   ++counts_.launches;
   counts_.shared_bytes = std::max<uint64_t>(counts_.shared_bytes, launch.shared_bytes);
   memory_.StartLaunch();

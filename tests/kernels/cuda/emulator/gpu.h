@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "emulator/block.h"
 #include "emulator/counters.h"
@@ -24,6 +26,12 @@ struct KernelLaunch {
   std::function<void()> body;  // holds copies of the arguments
 };
 
+// What a stream was asked for, as a captured graph keeps it: with its arguments, not with what the
+// memory they point to holds.
+struct Recorded {
+  std::vector<std::function<cudaError_t()>> work;
+};
+
 class Gpu {
  public:
   GlobalMemory& memory() { return memory_; }
@@ -34,7 +42,19 @@ class Gpu {
   // 0: threads and blocks run in order; otherwise shuffled.
   void SetSeed(uint32_t seed) { seed_ = seed; }
 
+  // Done at once, or recorded while a capture is open.
   cudaError_t Launch(const KernelLaunch& launch);
+  // The same for what is no kernel: copies, and libraries with a body on the host.
+  cudaError_t Do(std::function<cudaError_t()> work);
+
+  // From here on work is recorded. False when a capture is open already.
+  bool StartCapture();
+  bool capturing() const { return capture_ != nullptr; }
+  // What a capture may not contain was asked for: it is lost, as on a real device.
+  void BreakCapture() { capture_broken_ = true; }
+  // Null when none was open, or when it was broken.
+  std::unique_ptr<Recorded> EndCapture();
+
   void AllowShared(const void* function, size_t bytes) { shared_limits_[function] = bytes; }
 
   // What a fault leaves: the error that every call of the runtime returns from then on, and its
@@ -46,7 +66,11 @@ class Gpu {
   GlobalMemory memory_;
   Counts counts_;
   Block block_{memory_, counts_};
+  cudaError_t RunNow(const KernelLaunch& launch);
+
   std::map<const void*, size_t> shared_limits_;
+  std::unique_ptr<Recorded> capture_;
+  bool capture_broken_ = false;
   uint32_t seed_ = 0;
   std::string fault_;
 };
