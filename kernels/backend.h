@@ -56,6 +56,13 @@ struct DeviceInfo {
   int64_t memory_free_bytes = 0;  // when asked
 };
 
+// Bytes that a model is going to take on a device.
+struct MemoryPlan {
+  int64_t weights = 0;  // as the file's formats say; a device that has to widen some needs more
+  int64_t kv_cache = 0;
+  int64_t activations = 0;  // of the largest step, with its inputs
+};
+
 // What a captured step may be keyed by: steps with the same key run the same ops on the same buffers.
 struct StepKey {
   int32_t num_tokens = 0;
@@ -96,6 +103,13 @@ class Backend {
 
   virtual DeviceInfo Info() const = 0;
   virtual DType activation_dtype() const = 0;
+
+  // What is about to be allocated, before any of it is: RESOURCE_EXHAUSTED with the sums when the device cannot hold
+  // it. OK where memory is taken when it is written (the CPU).
+  virtual absl::Status CheckPlan(const MemoryPlan& plan) = 0;
+  // At load, of the attention that steps will ask for (`cache` without pointers): UNIMPLEMENTED names what the device
+  // has no kernel for.
+  virtual absl::Status CheckAttention(const KvLayer& cache, int32_t num_heads, int32_t max_context) = 0;
 
   // RESOURCE_EXHAUSTED names `what`, the bytes asked for and the bytes free.
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t size_bytes, absl::string_view what) = 0;
@@ -167,5 +181,21 @@ struct CpuOptions {
 
 // FAILED_PRECONDITION when `isa` names one this machine lacks; INVALID_ARGUMENT for num_threads outside 0..256.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuOptions& options);
+
+struct CudaOptions {
+  int32_t ordinal = 0;  // cuda:0
+  DType activations = DType::kF16;  // or kBf16: of everything between ops but the logits
+  // What ops need while they run; a pass of 64 rows of a 8B model takes 60 MiB, most of it a slab of a weight that is
+  // dequantized.
+  int64_t workspace_bytes = int64_t{128} << 20;
+  bool graphs = true;  // steps of decode rows only are captured and launched as a whole
+};
+
+// OK when CreateCudaBackend would find a device to use. FAILED_PRECONDITION says why not: this program was built
+// without CUDA, no driver, one too old, no such device, one that is too old, no cuBLASLt.
+absl::Status CheckCuda(int32_t ordinal);
+
+// Errors of CheckCuda; INVALID_ARGUMENT for other activations; RESOURCE_EXHAUSTED when the workspace does not fit.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options);
 
 }  // namespace nibble

@@ -46,6 +46,24 @@ absl::Status CheckOptions(const RunnerOptions& options, const ModelConfig& confi
   return absl::OkStatus();
 }
 
+// Before anything is allocated: whether the device has the kernels and the memory.
+absl::Status CheckDevice(Backend& backend, const ModelConfig& config, const WeightSource& weights,
+                         const RunnerOptions& options, int32_t max_context) {
+  KvLayer cache;
+  cache.dtype = options.kv_cache_type;
+  cache.block_size = options.block_size;
+  cache.num_kv_heads = config.num_kv_heads;
+  cache.head_dim = config.head_dim;
+  NIBBLE_RETURN_IF_ERROR(backend.CheckAttention(cache, config.num_heads, max_context));
+  MemoryPlan plan;
+  for (const TensorReport& tensor : weights.Report()) plan.weights += tensor.canonical_bytes;
+  plan.kv_cache = options.kv_cache_bytes;
+  plan.activations =
+      Workspace::PlannedBytes(config, backend.activation_dtype(), options.max_batch_tokens,
+                              std::min(kMaxLogitsRows, options.max_batch_tokens));
+  return backend.CheckPlan(plan);
+}
+
 class DecoderRunner : public DeviceRunner {
  public:
   DecoderRunner(Backend& backend, DecoderModel model, KvCache cache, StepInput input,
@@ -173,6 +191,7 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
   cache_options.max_context = options.max_context > 0 ? options.max_context : config.context_length;
   // The cheap refusals first: reading the weights may take a minute.
   NIBBLE_RETURN_IF_ERROR(CheckConfig(config, cache_options.max_context));
+  NIBBLE_RETURN_IF_ERROR(CheckDevice(backend, config, weights, options, cache_options.max_context));
   NIBBLE_ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend, config, cache_options));
 
   RunnerLimits limits;

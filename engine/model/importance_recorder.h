@@ -32,6 +32,11 @@ class ImportanceRecorder final : public Backend {
 
   DeviceInfo Info() const override { return inner_->Info(); }
   DType activation_dtype() const override { return inner_->activation_dtype(); }
+  absl::Status CheckPlan(const MemoryPlan& plan) override { return inner_->CheckPlan(plan); }
+  absl::Status CheckAttention(const KvLayer& cache, int32_t num_heads,
+                              int32_t max_context) override {
+    return inner_->CheckAttention(cache, num_heads, max_context);
+  }
   absl::StatusOr<DeviceBuffer> Allocate(int64_t size_bytes, absl::string_view what) override {
     return inner_->Allocate(size_bytes, what);
   }

@@ -42,12 +42,10 @@ void StepInput::Fill(const Batch& batch) {
     num_tokens_ += row.num_scheduled;
   }
   NIBBLE_CHECK(num_tokens_ == batch.num_tokens);
-  Upload(ids_, num_tokens_);
-  Upload(positions_, num_tokens_);
-  Upload(slots_, num_tokens_);
-  Upload(cu_seqlens_, num_sequences_ + 1);
-  Upload(context_lens_, num_sequences_);
-  Upload(block_table_, int64_t{num_sequences_} * max_blocks_);
+  // One copy of all that lies before the last block of the last sequence: on a device, one message
+  // costs more than the bytes between the arrays.
+  const int64_t used = block_table_ + int64_t{num_sequences_} * max_blocks_;
+  backend_->CopyToDevice(memory_.data(), staging_.data(), used * int64_t{sizeof(int32_t)});
 }
 
 void StepInput::FillRow(const BatchRow& row, int32_t sequence, int32_t first_token) {
@@ -73,11 +71,6 @@ void StepInput::FillRow(const BatchRow& row, int32_t sequence, int32_t first_tok
   staging_[cu_seqlens_ + sequence] = first_token;
   staging_[cu_seqlens_ + sequence + 1] = first_token + row.num_scheduled;
   staging_[context_lens_ + sequence] = context;
-}
-
-void StepInput::Upload(int64_t offset, int64_t count) {
-  backend_->CopyToDevice(static_cast<int32_t*>(memory_.data()) + offset, &staging_[offset],
-                         count * int64_t{sizeof(int32_t)});
 }
 
 }  // namespace nibble

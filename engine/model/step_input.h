@@ -40,7 +40,6 @@ class StepInput {
     return static_cast<const int32_t*>(memory_.data()) + offset;
   }
   void FillRow(const BatchRow& row, int32_t sequence, int32_t first_token);
-  void Upload(int64_t offset, int64_t count);
 
   Backend* backend_ = nullptr;
   RunnerLimits limits_;

@@ -30,6 +30,16 @@ absl::StatusOr<Workspace> Workspace::Create(Backend& backend, const ModelConfig&
   return space;
 }
 
+int64_t Workspace::PlannedBytes(const ModelConfig& config, DType activations, int32_t max_tokens,
+                                int32_t max_logits_rows) {
+  const int64_t q_cols = int64_t{config.num_heads} * config.head_dim;
+  const int64_t qkv_cols = (int64_t{config.num_heads} + 2 * config.num_kv_heads) * config.head_dim;
+  const auto size = static_cast<int64_t>(SizeOf(activations));
+  const int64_t token = (config.hidden_size + qkv_cols + q_cols + config.ffn_size) * size;
+  const int64_t logits_row = config.hidden_size * size + int64_t{config.vocab_size} * 4;
+  return max_tokens * token + max_logits_rows * logits_row;
+}
+
 int64_t Workspace::size_bytes() const {
   int64_t total = 0;
   for (const RowBuffer* buffer : {&hidden, &qkv, &attended, &activated, &last, &logits}) {

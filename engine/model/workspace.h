@@ -47,6 +47,9 @@ struct Workspace {
   // `max_logits_rows` rows go through the head at a time.
   static absl::StatusOr<Workspace> Create(Backend& backend, const ModelConfig& config,
                                           int32_t max_tokens, int32_t max_logits_rows);
+  // What Create would allocate, with activations of that type.
+  static int64_t PlannedBytes(const ModelConfig& config, DType activations, int32_t max_tokens,
+                              int32_t max_logits_rows);
   int64_t size_bytes() const;
 
   RowBuffer hidden;     // [tokens, hidden_size], the residual stream

@@ -93,6 +93,11 @@ class CpuBackend : public Backend {
   }
   DType activation_dtype() const override { return DType::kF32; }
 
+  absl::Status CheckPlan(const MemoryPlan&) override { return absl::OkStatus(); }
+  absl::Status CheckAttention(const KvLayer&, int32_t, int32_t) override {
+    return absl::OkStatus();
+  }
+
   // Pages are taken from the system when first written, so a large cache costs what is used of it.
   absl::StatusOr<DeviceBuffer> Allocate(int64_t size_bytes, absl::string_view what) override {
     NIBBLE_CHECK(size_bytes >= 0);

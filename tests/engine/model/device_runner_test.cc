@@ -11,6 +11,7 @@
 #include <set>
 
 #include "engine/model/kv_cache.h"
+#include "engine/model/workspace.h"
 #include "tests/engine/model/tiny_decoder.h"
 
 namespace nibble {
@@ -125,6 +126,13 @@ void ExpectMatchesDense(const ModelConfig& config, Options options, int32_t int8
   std::sort(errors.begin(), errors.end());
   EXPECT_LT(errors[3], 2e-5);
   EXPECT_LT(errors[errors.size() / 2], 3e-3);
+}
+
+TEST(WorkspaceTest, PlansWhatItAllocates) {
+  const auto backend = CreateCpuBackend(CpuOptions{}).value();
+  const ModelConfig config = TinyConfig();
+  EXPECT_EQ(Workspace::PlannedBytes(config, backend->activation_dtype(), 96, 7),
+            Workspace::Create(*backend, config, 96, 7).value().size_bytes());
 }
 
 TEST(DeviceRunnerTest, LlamaMatchesTheDenseDecoder) {

@@ -1,0 +1,247 @@
+#include "kernels/cuda/linear.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/w4_linear.h"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int32_t kPassRows = kGemmRows;
+// Of a weight, dequantized at once: 32 MiB. Few enough that the slab stays in the L2 cache of no
+// device, many enough that a GEMM fills one.
+constexpr int32_t kSlabElements = 16 << 20;
+constexpr int32_t kLeastSlabRows = 64, kMostSlabRows = 32768;
+
+int32_t SlabRows(const StoredMatrix& weight) {
+  const int32_t rows = std::clamp(kSlabElements / weight.cols, kLeastSlabRows, kMostSlabRows);
+  return std::min(weight.rows, rows);
+}
+
+Tensor RowsOf(const Tensor& x, int32_t first, int32_t count) {
+  Tensor rows = x;
+  rows.data = static_cast<uint8_t*>(x.data) +
+              int64_t{first} * x.stride * static_cast<int64_t>(SizeOf(x.dtype));
+  rows.rows = count;
+  return rows;
+}
+
+Tensor ColsOf(const Tensor& x, int32_t first, int32_t count) {
+  Tensor cols = x;
+  cols.data = static_cast<uint8_t*>(x.data) + first * static_cast<int64_t>(SizeOf(x.dtype));
+  cols.cols = count;
+  return cols;
+}
+
+// Where a product goes.
+struct Target {
+  Tensor y;  // [rows of the pass, weight's rows]
+  const float* bias = nullptr;
+  bool accumulate = false;
+};
+
+// One pass: at most kPassRows rows of x through all weights of a call.
+class Pass {
+ public:
+  Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x)
+      : device_(device), gemm_(gemm), workspace_(workspace), x_(x) {}
+
+  void Run(const LinearParams& params, const Tensor& y) {
+    workspace_.Reset();
+    // First, since only the first of a workspace has counters before it.
+    int64_t counters = 0, results = 0;
+    for (const PackedMatrix* weight : params.weights) {
+      const StoredMatrix& stored = static_cast<const CudaMatrix*>(weight)->stored();
+      if (!IsW4(stored, y.dtype)) continue;
+      const int64_t counter_bytes = W4CounterBytes(stored.w4, kPassRows);
+      counters = std::max(counters, counter_bytes);
+      results = std::max(results, W4WorkspaceBytes(stored.w4, kPassRows) - counter_bytes);
+    }
+    if (results > 0) {
+      w4_results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
+    }
+    if (params.norm_weight != nullptr) Normalize(params);
+    if (params.gated) {
+      Gated(params, y);
+    } else {
+      Concatenated(params, y);
+    }
+  }
+
+ private:
+  static bool IsW4(const StoredMatrix& weight, DType y) {
+    return weight.storage == Storage::kW4 && y != DType::kF32;
+  }
+
+  void Normalize(const LinearParams& params) {
+    RmsNormCall norm;
+    norm.dtype = x_.dtype;
+    norm.rows = x_.rows;
+    norm.cols = x_.cols;
+    norm.x = x_.data;
+    norm.x_stride = x_.stride;
+    norm.weight = params.norm_weight;
+    norm.epsilon = params.norm_epsilon;
+    norm.out = workspace_.Take(int64_t{kPassRows} * x_.cols * 2);
+    norm.out_stride = x_.cols;
+    device_.Keep(LaunchRmsNorm(norm, device_.stream()), "linear (norm)");
+    x_.data = norm.out;
+    x_.stride = norm.out_stride;
+  }
+
+  void Concatenated(const LinearParams& params, const Tensor& y) {
+    int32_t col = 0;
+    for (const PackedMatrix* weight : params.weights) {
+      Target target;
+      target.y = ColsOf(y, col, weight->rows());
+      target.bias = params.bias == nullptr ? nullptr : params.bias + col;
+      target.accumulate = params.accumulate;
+      Multiply(static_cast<const CudaMatrix*>(weight)->stored(), target);
+      col += weight->rows();
+    }
+  }
+
+  void Gated(const LinearParams& params, const Tensor& y) {
+    NIBBLE_CHECK(params.weights.size() == 2 && params.bias == nullptr && !params.accumulate);
+    const int32_t cols = params.weights[0]->rows();
+    Tensor both = y;
+    both.data = workspace_.Take(int64_t{kPassRows} * 2 * cols * 2);
+    both.cols = both.stride = 2 * cols;
+    Concatenated(params, both);
+    GatedCall gated;
+    gated.dtype = y.dtype;
+    gated.rows = y.rows;
+    gated.cols = cols;
+    gated.gate_up = both.data;
+    gated.gate_up_stride = both.stride;
+    gated.out = y.data;
+    gated.out_stride = y.stride;
+    device_.Keep(LaunchGated(gated, device_.stream()), "linear (gate)");
+  }
+
+  void Multiply(const StoredMatrix& weight, const Target& to) {
+    const Workspace before = workspace_;  // what one weight takes, the next may have
+    if (IsW4(weight, to.y.dtype)) {
+      MultiplyW4(weight, to);
+    } else {
+      MultiplySlabs(weight, to);
+    }
+    workspace_ = before;
+  }
+
+  void MultiplyW4(const StoredMatrix& weight, const Target& to) {
+    W4Linear call;
+    call.layout = weight.w4;
+    call.weights = weight.bytes;
+    call.dtype = x_.dtype;
+    call.x = x_.data;
+    call.x_stride = x_.stride;
+    call.y = to.y.data;
+    call.y_stride = to.y.stride;
+    call.rows = x_.rows;
+    call.bias = to.bias;
+    call.accumulate = to.accumulate;
+    if (W4Splits(weight.w4) > 1) call.workspace = w4_results_ - W4CounterBytes(weight.w4, x_.rows);
+    if (weight.w4.offsets) {
+      auto* sums = static_cast<float*>(workspace_.Take(int64_t{W4GroupSumsGroups(weight.w4)} *
+                                                       W4GroupSumsStride(kPassRows) * 4));
+      device_.Keep(LaunchGroupSums(call, sums, device_.stream()), "linear (group sums)");
+      call.group_sums = sums;
+    }
+    device_.Keep(LaunchW4Linear(call, device_.stream()), "linear");
+  }
+
+  void MultiplySlabs(const StoredMatrix& weight, const Target& to) {
+    const bool as_is =
+        weight.storage == (x_.dtype == DType::kBf16 ? Storage::kBf16 : Storage::kF16);
+    const bool direct = to.y.dtype == DType::kF32;  // logits
+    NIBBLE_CHECK(!direct || (to.bias == nullptr && !to.accumulate));
+    void* slab = as_is ? nullptr : workspace_.Take(int64_t{SlabRows(weight)} * weight.cols * 2);
+    float* sums =
+        direct ? nullptr
+               : static_cast<float*>(workspace_.Take(int64_t{kPassRows} * SlabRows(weight) * 4));
+    for (int32_t first = 0; first < weight.rows; first += SlabRows(weight)) {
+      const int32_t count = std::min(SlabRows(weight), weight.rows - first);
+      GemmCall call;
+      call.dtype = x_.dtype;
+      call.x = x_.data;
+      call.x_stride = x_.stride;
+      call.w = as_is ? weight.bytes + int64_t{first} * weight.cols * 2
+                     : Dequantized(weight, first, count, slab);
+      call.y = direct ? to.y.f32() + first : sums;
+      call.y_stride = direct ? to.y.stride : count;
+      call.rows = x_.rows;
+      call.cols = weight.cols;
+      call.out = count;
+      device_.Keep(gemm_.Run(call, device_.stream()), "linear (GEMM)");
+      if (!direct) Finish(call, ColsOf(to.y, first, count), to, first);
+    }
+  }
+
+  const void* Dequantized(const StoredMatrix& weight, int32_t first, int32_t count, void* slab) {
+    DequantizeCall call;
+    call.matrix = weight;
+    call.first = first;
+    call.rows = count;
+    call.dtype = x_.dtype;
+    call.out = slab;
+    call.out_stride = weight.cols;
+    device_.Keep(LaunchDequantize(call, device_.stream()), "linear (slab)");
+    return slab;
+  }
+
+  void Finish(const GemmCall& sums, const Tensor& y, const Target& to, int32_t first) {
+    FinishCall call;
+    call.dtype = y.dtype;
+    call.sums = sums.y;
+    call.sums_stride = sums.y_stride;
+    call.bias = to.bias == nullptr ? nullptr : to.bias + first;
+    call.accumulate = to.accumulate;
+    call.rows = sums.rows;
+    call.cols = sums.out;
+    call.y = y.data;
+    call.y_stride = y.stride;
+    device_.Keep(LaunchFinish(call, device_.stream()), "linear (finish)");
+  }
+
+  Device& device_;
+  Gemm& gemm_;
+  Workspace& workspace_;
+  Tensor x_;
+  uint8_t* w4_results_ = nullptr;  // counters lie before them
+};
+
+}  // namespace
+
+absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes) {
+  const int64_t pass = kPassRows;
+  int64_t needed = Workspace::kCounterBytes + 6 * Workspace::kAlignment;
+  needed += pass * weight.cols * 2;      // normalized
+  needed += pass * 2 * weight.rows * 2;  // gate and up
+  int64_t counters = 0;
+  int64_t product = int64_t{SlabRows(weight)} * (weight.cols * 2 + pass * 4);
+  if (weight.storage == Storage::kW4) {
+    counters = W4CounterBytes(weight.w4, kPassRows);
+    needed += W4WorkspaceBytes(weight.w4, kPassRows);
+    product = std::max(product, int64_t{W4GroupSumsGroups(weight.w4)} * pass * 4);
+  }
+  needed += product;
+  if (needed <= workspace_bytes && counters <= Workspace::kCounterBytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("a weight of ", weight.rows, " x ", weight.cols,
+                                                   " needs ", needed, " bytes of workspace, ",
+                                                   workspace_bytes, " were planned"));
+}
+
+void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params) {
+  for (int32_t first = 0; first < params.x.rows; first += kPassRows) {
+    const int32_t count = std::min(kPassRows, params.x.rows - first);
+    Pass(device, gemm, workspace, RowsOf(params.x, first, count))
+        .Run(params, RowsOf(params.y, first, count));
+  }
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,226 @@
+// The whole road on the emulated device: a trained model of four layers, quantized, through the
+// engine, its scheduler and the CUDA backend with every kernel it launches; what it writes must be
+// what the CPU backend writes with f32 activations. And the contract that company changes no bit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "emulator/gpu.h"
+#include "engine/engine.h"
+#include "engine/model/device_runner.h"
+#include "engine/model_file.h"
+#include "engine/quantize/gguf_quantizer.h"
+#include "tests/engine/fakes/recording_sink.h"
+
+namespace nibble {
+namespace {
+
+constexpr char kModel[] = NIBBLE_TEST_DATA "/tiny/tiny-f16.gguf";
+
+// The model as a mix of llama.cpp's types, in a file that goes with the process.
+class QuantizedFile {
+ public:
+  explicit QuantizedFile(const std::string& mix)
+      : path_(std::filesystem::temp_directory_path() /
+              absl::StrCat("nibble-cuda-", getpid(), "-", mix, ".gguf")) {
+    const GgufFile file = GgufFile::Open(kModel).value();
+    RecipeOptions recipe;
+    recipe.mix = ParseMix(mix).value();
+    QuantizeOptions options;
+    options.mix = recipe.mix;
+    options.output = path_;
+    EXPECT_TRUE(QuantizeGguf(file, PlanTypes(file, recipe).value(), options).ok());
+  }
+  ~QuantizedFile() { std::filesystem::remove(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+struct Device {
+  std::unique_ptr<Backend> backend;
+  DType kv_cache_type;
+};
+
+Device Cpu(DType kv_cache_type) {
+  CpuOptions options;
+  options.activations = CpuActivations::kF32;
+  return {CreateCpuBackend(options).value(), kv_cache_type};
+}
+
+Device EmulatedCuda(DType activations, bool graphs = true) {
+  CudaOptions options;
+  options.activations = activations;
+  options.workspace_bytes = int64_t{16} << 20;
+  options.graphs = graphs;
+  return {CreateCudaBackend(options).value(), activations};
+}
+
+struct Answer {
+  std::vector<int32_t> ids;
+  std::vector<Logprob> logprobs;
+  std::string text;
+};
+
+// A model on a device, served by an engine.
+class Served {
+ public:
+  Served(const std::string& path, Device device, int32_t max_batch_tokens = 32)
+      : file_(ModelFile::Open(path).value()), device_(std::move(device)) {
+    const ModelConfig config = file_->Config().value();
+    const std::unique_ptr<WeightSource> source = file_->Source(config);
+    RunnerOptions options;
+    options.max_context = 128;
+    options.kv_cache_bytes = 2 << 20;
+    options.kv_cache_type = device_.kv_cache_type;
+    options.block_size = 16;
+    options.max_batch_tokens = max_batch_tokens;
+    options.max_sequences = std::min(8, max_batch_tokens);
+    EngineParts parts;
+    parts.tokenizer = file_->LoadTokenizer().value();
+    parts.runner =
+        DeviceRunner::Create(*device_.backend, config, *source, options, nullptr).value();
+    parts.clock = &clock_;
+    EngineOptions engine;
+    engine.max_running = options.max_sequences;
+    engine.max_batch_tokens = max_batch_tokens;
+    engine.prefix_cache = false;
+    engine_ = Engine::Create(std::move(parts), engine).value();
+  }
+
+  // All at once, greedily.
+  std::vector<Answer> Generate(const std::vector<std::string>& prompts, int32_t max_tokens) {
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (const std::string& prompt : prompts) {
+      GenerateRequest request;
+      request.prompt = TextPrompt{prompt};
+      request.sampling.temperature = 0;
+      request.stopping.max_tokens = max_tokens;
+      request.stopping.ignore_eos = true;
+      request.response.logprobs = 5;
+      sinks.push_back(std::make_shared<RecordingSink>());
+      engine_->Submit(engine_->Prepare(std::move(request)).value(), sinks.back());
+    }
+    std::vector<Answer> answers;
+    for (const auto& sink : sinks) {
+      sink->WaitFinished();
+      EXPECT_TRUE(sink->outcome()->status.ok()) << sink->outcome()->status;
+      answers.push_back({sink->tokens(), sink->logprobs(), sink->text()});
+    }
+    return answers;
+  }
+
+ private:
+  SteadyClock clock_;
+  std::unique_ptr<ModelFile> file_;
+  Device device_;
+  std::unique_ptr<Engine> engine_;
+};
+
+constexpr int32_t kTokens = 10;
+const std::vector<std::string> kPrompts = {"In the beginning", "HACKER, n. A person who enjoys"};
+
+// By how much the chosen tokens' log probabilities differ at most.
+double WorstLogprob(const Answer& a, const Answer& b) {
+  double worst = 0;
+  for (size_t i = 0; i < a.logprobs.size() && i < b.logprobs.size(); ++i) {
+    worst = std::max(worst, std::abs(double{a.logprobs[i].logprob} - b.logprobs[i].logprob));
+  }
+  return worst;
+}
+
+size_t CommonPrefix(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+  size_t n = 0;
+  while (n < a.size() && n < b.size() && a[n] == b[n]) ++n;
+  return n;
+}
+
+class CudaGenerationTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(CudaGenerationTest, WritesWhatTheCpuWrites) {
+  const QuantizedFile file(GetParam());
+  const std::vector<Answer> expected =
+      Served(file.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens);
+  const std::vector<Answer> got =
+      Served(file.path(), EmulatedCuda(DType::kF16)).Generate(kPrompts, kTokens);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(got[i].text, expected[i].text) << kPrompts[i];
+    EXPECT_EQ(got[i].ids, expected[i].ids);
+    std::printf("%-8s f16  worst log probability off by %.2e: %s\n", GetParam().c_str(),
+                WorstLogprob(got[i], expected[i]), got[i].text.c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EachMix, CudaGenerationTest,
+                         testing::Values("q4_0", "q4_1", "q4_k_m", "q8_0", "iq4_nl", "f16"),
+                         [](const auto& info) { return info.param; });
+
+// bf16 has 8 bits where f16 has 11, so where two tokens are nearly as likely the other one may be
+// chosen; up to there the log probabilities must agree to 0.05 (0.02 was seen).
+TEST(CudaGenerationOfBf16Test, StaysNearTheCpuForAsLongAsTheyAgree) {
+  const QuantizedFile file("q4_1");
+  const std::vector<Answer> expected =
+      Served(file.path(), Cpu(DType::kBf16)).Generate(kPrompts, kTokens);
+  const std::vector<Answer> got =
+      Served(file.path(), EmulatedCuda(DType::kBf16)).Generate(kPrompts, kTokens);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    const size_t same = CommonPrefix(got[i].ids, expected[i].ids);
+    EXPECT_GE(same, 3u) << kPrompts[i];
+    Answer cut = got[i];
+    cut.logprobs.resize(same);
+    EXPECT_LT(WorstLogprob(cut, expected[i]), 0.05);
+    std::printf("q4_1     bf16 %zu of %d tokens the same, worst log probability off by %.2e: %s\n",
+                same, kTokens, WorstLogprob(cut, expected[i]), got[i].text.c_str());
+  }
+}
+
+// The contract of kernels/ops.h on the whole road: alone or in company, in chunks of any size, with
+// graphs or without, in any order of the emulator's threads.
+TEST(CudaBatchInvarianceTest, CompanyChunksAndGraphsChangeNoBit) {
+  const QuantizedFile file("q4_1");
+  const std::vector<Answer> together =
+      Served(file.path(), EmulatedCuda(DType::kF16)).Generate(kPrompts, kTokens);
+  Served alone(file.path(), EmulatedCuda(DType::kF16, /*graphs=*/false), /*max_batch_tokens=*/3);
+  emulator::TheGpu().SetSeed(5);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    const Answer answer = alone.Generate({kPrompts[i]}, kTokens)[0];
+    EXPECT_EQ(answer.ids, together[i].ids);
+    ASSERT_EQ(answer.logprobs.size(), together[i].logprobs.size());
+    for (size_t t = 0; t < answer.logprobs.size(); ++t) {
+      EXPECT_EQ(answer.logprobs[t].logprob, together[i].logprobs[t].logprob) << "token " << t;
+      EXPECT_EQ(answer.logprobs[t].top, together[i].logprobs[t].top) << "token " << t;
+    }
+  }
+  emulator::TheGpu().SetSeed(0);
+}
+
+TEST(CudaLoadTest, RefusesWhatItHasNoKernelFor) {
+  const std::unique_ptr<ModelFile> file = ModelFile::Open(kModel).value();
+  const ModelConfig config = file->Config().value();
+  const std::unique_ptr<WeightSource> source = file->Source(config);
+  const Device device = EmulatedCuda(DType::kF16);
+  RunnerOptions options;
+  options.kv_cache_type = DType::kI8;
+  EXPECT_TRUE(absl::IsUnimplemented(
+      DeviceRunner::Create(*device.backend, config, *source, options, nullptr).status()));
+  options.kv_cache_type = DType::kF16;
+  options.kv_cache_bytes = int64_t{64} << 30;
+  const absl::Status too_large =
+      DeviceRunner::Create(*device.backend, config, *source, options, nullptr).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(too_large));
+  EXPECT_THAT(std::string(too_large.message()), testing::HasSubstr("KV cache 68719476736"));
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,424 @@
+// The CUDA backend through its interface, on the emulator: linears of every kind of weight against
+// the CPU backend, prompts against the same tokens one by one, rows that never notice their
+// neighbours, graphs, packed bytes, and what is refused before a step could meet it.
+#include "kernels/backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emulator/gpu.h"
+#include "half_rows.h"
+#include "tests/kernels/quant/random_matrix.h"
+
+namespace nibble::cuda {
+namespace {
+
+using quant::Format;
+using quant::RandomSpec;
+using testing::HasSubstr;
+
+std::unique_ptr<Backend> MakeCuda(DType activations, bool graphs = true) {
+  CudaOptions options;
+  options.activations = activations;
+  options.workspace_bytes = int64_t{4} << 20;
+  options.graphs = graphs;
+  return CreateCudaBackend(options).value();
+}
+
+std::unique_ptr<Backend> MakeCpu() {
+  CpuOptions options;
+  options.activations = CpuActivations::kF32;
+  options.num_threads = 1;
+  return CreateCpuBackend(options).value();
+}
+
+// Rows in a device's memory.
+class Rows {
+ public:
+  Rows(Backend& backend, DType dtype, int32_t rows, int32_t cols)
+      : backend_(backend),
+        memory_(backend.Allocate(int64_t{rows} * cols * static_cast<int64_t>(SizeOf(dtype)), "test")
+                    .value()) {
+    tensor_.data = memory_.data();
+    tensor_.rows = rows;
+    tensor_.cols = tensor_.stride = cols;
+    tensor_.dtype = dtype;
+  }
+  void Write(const std::vector<float>& values) {
+    if (tensor_.dtype == DType::kF32) {
+      backend_.CopyToDevice(tensor_.data, values.data(), memory_.size_bytes());
+      return;
+    }
+    std::vector<uint16_t> halves;
+    for (const float x : values) halves.push_back(ToHalf(tensor_.dtype, x));
+    backend_.CopyToDevice(tensor_.data, halves.data(), memory_.size_bytes());
+  }
+  std::vector<float> Read() {
+    const size_t n = static_cast<size_t>(tensor_.rows) * tensor_.cols;
+    std::vector<float> values(n);
+    if (tensor_.dtype == DType::kF32) {
+      backend_.CopyToHost(values.data(), tensor_.data, memory_.size_bytes());
+      return values;
+    }
+    std::vector<uint16_t> halves(n);
+    backend_.CopyToHost(halves.data(), tensor_.data, memory_.size_bytes());
+    for (size_t i = 0; i < n; ++i) values[i] = ToFloat(tensor_.dtype, halves[i]);
+    return values;
+  }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  Backend& backend_;
+  DeviceBuffer memory_;
+  Tensor tensor_;
+};
+
+std::vector<float> Floats(DType type, size_t n, uint32_t seed) {
+  std::vector<float> values;
+  for (const uint16_t half : RandomHalves(type, n, seed)) values.push_back(ToFloat(type, half));
+  return values;
+}
+
+struct LinearCase {
+  std::string name;
+  std::vector<RandomSpec> weights;
+  bool norm = false, bias = false, accumulate = false, gated = false, f32 = false;
+};
+
+// y of a case for rows of x, on a backend whose activations are of `dtype`.
+std::vector<float> RunCase(Backend& backend, DType dtype, const LinearCase& test,
+                           const std::vector<float>& x, int32_t rows) {
+  const int32_t cols = test.weights[0].cols;
+  std::vector<std::unique_ptr<PackedMatrix>> packed;
+  std::vector<const PackedMatrix*> weights;
+  int32_t out = 0;
+  for (const RandomSpec& spec : test.weights) {
+    packed.push_back(backend.Pack(quant::RandomMatrix(spec, 7 + out)).value());
+    weights.push_back(packed.back().get());
+    out += spec.rows;
+  }
+  if (test.gated) out /= 2;
+  Rows device_x(backend, dtype, rows, cols), y(backend, test.f32 ? DType::kF32 : dtype, rows, out);
+  Rows norm(backend, DType::kF32, 1, cols), bias(backend, DType::kF32, 1, out);
+  device_x.Write(x);
+  y.Write(std::vector<float>(static_cast<size_t>(rows) * out, 0.25f));
+  norm.Write(Floats(DType::kF32, cols, 3));
+  bias.Write(Floats(DType::kF32, out, 4));
+  LinearParams params;
+  params.x = device_x.tensor();
+  params.weights = weights;
+  params.y = y.tensor();
+  if (test.norm) params.norm_weight = norm.tensor().f32();
+  params.norm_epsilon = 1e-5f;
+  if (test.bias) params.bias = bias.tensor().f32();
+  params.accumulate = test.accumulate;
+  params.gated = test.gated;
+  backend.Linear(params);
+  const absl::Status done = backend.Synchronize();
+  EXPECT_TRUE(done.ok()) << done << emulator::TheGpu().TakeFault();
+  return y.Read();
+}
+
+class LinearTest : public testing::TestWithParam<LinearCase> {};
+
+TEST_P(LinearTest, EqualsTheCpuAndGivesARowTheSameBitsInAnyBatch) {
+  const LinearCase& test = GetParam();
+  const int32_t rows = 70, cols = test.weights[0].cols;  // more than a pass
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const auto cuda = MakeCuda(dtype);
+    const auto cpu = MakeCpu();
+    const std::vector<float> x = Floats(dtype, static_cast<size_t>(rows) * cols, 11);
+    const std::vector<float> got = RunCase(*cuda, dtype, test, x, rows);
+    const std::vector<float> expected = RunCase(*cpu, DType::kF32, test, x, rows);
+    // A slab's weights are rounded as y is; a norm rounds its row once more, a gate both of its
+    // products.
+    const Format format = test.weights[0].format;
+    const bool is_w4 = format == Format::kInt4Affine || format == Format::kLut4;
+    const double more = test.norm || test.gated ? 3 : (is_w4 ? 1 : 1.5);
+    EXPECT_LT(RelativeError({got.begin(), got.end()}, {expected.begin(), expected.end()}),
+              more * (dtype == DType::kBf16 ? kTolerance : kTolerance / 4));
+    const size_t out = got.size() / rows;
+    for (const int32_t row : {0, 5, 63, 64, 69}) {
+      const std::vector<float> one(x.begin() + row * cols, x.begin() + (row + 1) * cols);
+      const std::vector<float> alone = RunCase(*cuda, dtype, test, one, 1);
+      EXPECT_EQ(alone, std::vector<float>(got.begin() + row * out, got.begin() + (row + 1) * out))
+          << "row " << row;
+    }
+  }
+}
+
+constexpr RandomSpec kInt4 = {.rows = 48, .cols = 128};
+constexpr RandomSpec kOffsets = {.rows = 136, .cols = 128, .group = 64, .offsets = true};
+constexpr RandomSpec kLut4 = {.format = Format::kLut4, .rows = 40, .cols = 128};
+constexpr RandomSpec kInt8 = {.format = Format::kInt8, .rows = 40, .cols = 128};
+constexpr RandomSpec kFp8 = {
+    .format = Format::kFp8, .rows = 40, .cols = 128, .group = 128, .row_group = 40};
+constexpr RandomSpec kBf16 = {.format = Format::kBf16, .rows = 40, .cols = 128, .group = 0};
+constexpr RandomSpec kF32 = {.format = Format::kF32, .rows = 40, .cols = 128, .group = 0};
+
+INSTANTIATE_TEST_SUITE_P(
+    Each, LinearTest,
+    testing::Values(LinearCase{"Int4", {kInt4}}, LinearCase{"Offsets", {kOffsets}, true},
+                    LinearCase{"Int8", {kInt8}}, LinearCase{"Fp8", {kFp8}, false, true},
+                    LinearCase{"Bf16", {kBf16}, false, false, true},
+                    LinearCase{"F32", {kF32}, false, true, true},
+                    LinearCase{"QkvOfThreeFormats", {kOffsets, kLut4, kInt8}, true, true},
+                    LinearCase{"GateAndUp", {kInt4, kInt4}, true, false, false, true},
+                    LinearCase{"GateAndUpOfInt8", {kInt8, kInt8}, true, false, false, true},
+                    LinearCase{"Int4Logits", {kInt4}, true, false, false, false, true},
+                    LinearCase{"Bf16Logits", {kBf16}, true, false, false, false, true}),
+    [](const auto& info) { return info.param.name; });
+
+// A layer's cache, and sequences whose q, k and v are drawn by position.
+class AttentionWorld {
+ public:
+  static constexpr int32_t kHeads = 4, kKvHeads = 2, kDim = 64, kBlock = 16, kMaxBlocks = 20;
+  static constexpr int32_t kCols = (kHeads + 2 * kKvHeads) * kDim, kMaxTokens = 400;
+
+  explicit AttentionWorld(Backend& backend)
+      : backend_(backend), memory_(backend.Allocate(2 * kPlaneBytes, "cache").value()) {
+    cache_.k = memory_.data();
+    cache_.v = static_cast<uint8_t*>(memory_.data()) + kPlaneBytes;
+    cache_.dtype = backend.activation_dtype();
+    cache_.num_blocks = 2 * kMaxBlocks;
+    cache_.block_size = kBlock;
+    cache_.num_kv_heads = kKvHeads;
+    cache_.head_dim = kDim;
+  }
+
+  struct Part {
+    int32_t sequence = 0, first = 0, count = 0;
+  };
+  // Stores and attends these tokens in one step; out row by row.
+  std::vector<float> Step(const std::vector<Part>& parts) {
+    std::vector<float> qkv;
+    std::vector<int32_t> positions, slots, cu = {0}, lens, table;
+    for (const Part& part : parts) {
+      for (int32_t p = part.first; p < part.first + part.count; ++p) {
+        const auto row = Floats(cache_.dtype, kCols, 1000 * part.sequence + p);
+        qkv.insert(qkv.end(), row.begin(), row.end());
+        positions.push_back(p);
+        slots.push_back((part.sequence * kMaxBlocks + p / kBlock) * kBlock + p % kBlock);
+      }
+      cu.push_back(cu.back() + part.count);
+      lens.push_back(part.first + part.count);
+      for (int32_t b = 0; b < kMaxBlocks; ++b) table.push_back(part.sequence * kMaxBlocks + b);
+    }
+    return Run(qkv, positions, slots, cu, lens, table);
+  }
+
+ private:
+  static constexpr int64_t kPlaneBytes = int64_t{2} * kMaxBlocks * kKvHeads * kBlock * kDim * 2;
+
+  const int32_t* Ints(const std::vector<int32_t>& values, std::vector<DeviceBuffer>& keep) {
+    const auto bytes = static_cast<int64_t>(values.size() * 4);
+    keep.push_back(backend_.Allocate(bytes, "ints").value());
+    backend_.CopyToDevice(keep.back().data(), values.data(), bytes);
+    return static_cast<const int32_t*>(keep.back().data());
+  }
+
+  std::vector<float> Run(const std::vector<float>& qkv_values,
+                         const std::vector<int32_t>& positions, const std::vector<int32_t>& slots,
+                         const std::vector<int32_t>& cu, const std::vector<int32_t>& lens,
+                         const std::vector<int32_t>& table) {
+    const auto tokens = static_cast<int32_t>(positions.size());
+    std::vector<DeviceBuffer> keep;
+    Rows qkv(backend_, cache_.dtype, tokens, kCols),
+        out(backend_, cache_.dtype, tokens, kHeads * kDim);
+    qkv.Write(qkv_values);
+    RopeStoreKvParams rope;
+    rope.qkv = qkv.tensor();
+    rope.num_heads = kHeads;
+    rope.positions = Ints(positions, keep);
+    rope.slots = Ints(slots, keep);
+    rope.cache = cache_;
+    Rows angles(backend_, DType::kF32, kMaxTokens, 1);
+    rope.cos_sin = angles.tensor().f32();
+    backend_.RopeStoreKv(rope);
+    AttentionParams params;
+    params.q = qkv.tensor();
+    params.q.cols = kHeads * kDim;
+    params.num_heads = kHeads;
+    params.cache = cache_;
+    params.num_seqs = static_cast<int32_t>(lens.size());
+    params.max_blocks = kMaxBlocks;
+    params.cu_seqlens_q = Ints(cu, keep);
+    params.context_lens = Ints(lens, keep);
+    params.block_table = Ints(table, keep);
+    params.scale = 0.125f;
+    params.out = out.tensor();
+    backend_.Attention(params);
+    const absl::Status done = backend_.Synchronize();
+    EXPECT_TRUE(done.ok()) << done << emulator::TheGpu().TakeFault();
+    return out.Read();
+  }
+
+  Backend& backend_;
+  DeviceBuffer memory_;
+  KvLayer cache_;
+};
+
+TEST(CudaBackendTest, APromptIsTheSameBitsInAnyChunksAndCompany) {
+  const auto backend = MakeCuda(DType::kBf16);
+  constexpr int32_t kLength = 290;  // past a split of 256
+  AttentionWorld whole(*backend), chunks(*backend);
+  const std::vector<float> expected = whole.Step({{0, 0, kLength}});
+  std::vector<float> got;
+  int32_t first = 0;
+  for (const int32_t count : {1, 100, 3, 185, 1}) {
+    const std::vector<float> rows = chunks.Step({{1, first / 2, 1}, {0, first, count}});
+    got.insert(got.end(), rows.begin() + rows.size() / (count + 1), rows.end());
+    first += count;
+  }
+  ASSERT_EQ(first, kLength);
+  EXPECT_EQ(got, expected);
+}
+
+// A graph's body, run through RunStep thrice on other inputs; returns what each left in y.
+std::vector<std::vector<float>> ThreeSteps(bool graphs, uint64_t& launches) {
+  const auto backend = MakeCuda(DType::kF16, graphs);
+  const auto weight = backend->Pack(quant::RandomMatrix(kInt4, 1)).value();
+  const PackedMatrix* const weights[] = {weight.get()};
+  Rows x(*backend, DType::kF16, 2, kInt4.cols), y(*backend, DType::kF16, 2, kInt4.rows);
+  int bodies = 0;
+  std::vector<std::vector<float>> results;
+  for (uint32_t step = 0; step < 4; ++step) {
+    x.Write(Floats(DType::kF16, static_cast<size_t>(2) * kInt4.cols, step));
+    backend->RunStep({.num_tokens = 2, .num_sequences = 2}, [&] {
+      ++bodies;
+      LinearParams params;
+      params.x = x.tensor();
+      params.weights = weights;
+      params.y = y.tensor();
+      backend->Linear(params);
+    });
+    EXPECT_TRUE(backend->Synchronize().ok());
+    results.push_back(y.Read());
+  }
+  EXPECT_EQ(bodies, graphs ? 2 : 4) << "once to load its kernels, once to be captured";
+  launches = emulator::TheGpu().counts().launches;
+  emulator::TheGpu().ResetCounts();
+  return results;
+}
+
+TEST(CudaBackendTest, AStepThatIsReplayedGivesTheSameBits) {
+  uint64_t with = 0, without = 0;
+  emulator::TheGpu().ResetCounts();
+  const auto replayed = ThreeSteps(true, with);
+  EXPECT_EQ(replayed, ThreeSteps(false, without));
+  EXPECT_NE(replayed[2], replayed[3]);
+  EXPECT_EQ(with, without);
+}
+
+TEST(CudaBackendTest, StepsWithPromptsAreNotCaptured) {
+  const auto backend = MakeCuda(DType::kF16);
+  int bodies = 0;
+  for (int i = 0; i < 3; ++i) {
+    backend->RunStep({.num_tokens = 5, .num_sequences = 2}, [&] { ++bodies; });
+  }
+  EXPECT_EQ(bodies, 3);
+}
+
+TEST(CudaBackendTest, PackedBytesMakeTheSameMatrix) {
+  const auto backend = MakeCuda(DType::kF16);
+  for (const RandomSpec& spec : {kInt4, kOffsets, kLut4, kInt8, kFp8, kBf16, kF32}) {
+    const auto matrix = backend->Pack(quant::RandomMatrix(spec, 2)).value();
+    const PackedBytes bytes = backend->ToBytes(*matrix);
+    EXPECT_LE(bytes.header.size(), 256u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes.sections[0].data()) % 64, 0u);
+    const auto again = backend->FromBytes(bytes, nullptr).value();
+    const PackedBytes copy = backend->ToBytes(*again);
+    EXPECT_EQ(copy.header, bytes.header);
+    EXPECT_EQ(copy.sections[0], bytes.sections[0]);
+    const PackedBytes cut = {bytes.header, {bytes.sections[0].subspan(1)}};
+    EXPECT_EQ(backend->FromBytes(cut, nullptr).status().code(), absl::StatusCode::kDataLoss);
+  }
+}
+
+TEST(CudaBackendTest, WhatDoesNotFitIsToldWithItsSums) {
+  const auto backend = MakeCuda(DType::kF16);
+  MemoryPlan plan;
+  plan.weights = int64_t{3} << 30;
+  plan.kv_cache = int64_t{2} << 30;
+  plan.activations = 12345;
+  const absl::Status status = backend->CheckPlan(plan);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("weights 3221225472 + KV cache 2147483648 + activations 12345 + graphs "));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("held: workspace 4194304"));
+  plan.weights = 1 << 20;
+  plan.kv_cache = 1 << 20;
+  EXPECT_TRUE(backend->CheckPlan(plan).ok());
+  const auto buffer = backend->Allocate(int64_t{1} << 40, "the KV cache");
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("for the KV cache: 1099511627776"));
+}
+
+TEST(CudaBackendTest, AWeightTooLargeForTheWorkspaceIsRefusedWhenItIsPacked) {
+  const auto backend = MakeCuda(DType::kF16);
+  const auto packed = backend->Pack(quant::RandomMatrix({.rows = 4096, .cols = 2048}, 1));
+  EXPECT_EQ(packed.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(packed.status().message()), HasSubstr("bytes of workspace"));
+}
+
+TEST(CudaBackendTest, AttentionWithoutAKernelIsRefusedAtLoad) {
+  const auto backend = MakeCuda(DType::kF16);
+  KvLayer cache;
+  cache.dtype = DType::kF16;
+  cache.block_size = 16;
+  cache.num_kv_heads = 2;
+  cache.head_dim = 64;
+  EXPECT_TRUE(backend->CheckAttention(cache, 4, 1024).ok());
+  const auto message = [&](auto change, int32_t context) {
+    KvLayer other = cache;
+    change(other);
+    return std::string(backend->CheckAttention(other, 4, context).message());
+  };
+  EXPECT_THAT(message([](KvLayer& c) { c.head_dim = 80; }, 64), HasSubstr("head_dim is 80"));
+  EXPECT_THAT(message([](KvLayer& c) { c.dtype = DType::kI8; }, 64), HasSubstr("is int8"));
+  EXPECT_THAT(message([](KvLayer&) {}, 1 << 24), HasSubstr("lower --max-context"));
+}
+
+TEST(CudaBackendTest, AFaultOfAKernelIsToldOnceByItsOp) {
+  const auto backend = MakeCuda(DType::kF16);
+  const auto table = backend->Pack(quant::RandomMatrix(kInt4, 1)).value();
+  Rows ids(*backend, DType::kF32, 1, 1), out(*backend, DType::kF16, 1, kInt4.cols);
+  const int32_t far = 1 << 12;  // within the emulated memory, past every allocation
+  backend->CopyToDevice(ids.tensor().data, &far, 4);
+  EmbedParams params;
+  params.table = table.get();
+  params.ids = static_cast<const int32_t*>(ids.tensor().data);
+  params.out = out.tensor();
+  backend->Embed(params);
+  EXPECT_THAT(std::string(backend->Synchronize().message()), HasSubstr("op 'embed' on cuda:0"));
+  emulator::TheGpu().TakeFault();
+  EXPECT_TRUE(backend->Synchronize().ok());
+}
+
+TEST(CudaBackendTest, SaysWhatItIs) {
+  const auto backend = MakeCuda(DType::kBf16);
+  const DeviceInfo info = backend->Info();
+  EXPECT_EQ(info.name, "cuda:0");
+  EXPECT_EQ(info.isa, "sm_80");
+  EXPECT_THAT(info.why, HasSubstr("reference GEMM, bf16 activations"));
+  EXPECT_GT(info.num_threads, 0);
+  std::atomic<int> sum{0};
+  backend->RunParts(5, [&](int part) { sum += part; });
+  EXPECT_EQ(sum, 10);
+  CudaOptions options;
+  options.activations = DType::kF32;
+  EXPECT_TRUE(absl::IsInvalidArgument(CreateCudaBackend(options).status()));
+  options = {};
+  options.ordinal = 9;
+  EXPECT_TRUE(absl::IsFailedPrecondition(CreateCudaBackend(options).status()));
+}
+
+}  // namespace
+}  // namespace nibble::cuda
