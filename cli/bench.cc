@@ -92,7 +92,7 @@ Json ModelJson(const BenchFlags& flags, const LocalModel& model, int64_t kv_byte
           {"file_bytes", ignored ? 0 : static_cast<int64_t>(file_bytes)},
           {"weights_bytes", model.runner->bytes().weights},
           {"kv_bytes_per_token", kv_bytes_per_token},
-          {"activations", CpuActivationsName(flags.model.cpu.activations)}};
+          {"activations", ActivationsName(*model.backend, flags.model.cpu)}};
 }
 
 void AddRooflines(const LocalModel& model, int64_t kv_bytes_per_token, const MachinePeaks& peaks,
@@ -128,6 +128,7 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
   const SteadyClock clock;
   ModelFlags model_flags = flags.model;
   model_flags.cpu.num_threads = threads;
+  NIBBLE_RETURN_IF_ERROR(SetKvCacheType(kv_cache_type, model_flags.runner));
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(model_flags, {}));
   NIBBLE_ASSIGN_OR_RETURN(const RunnerOptions options,
                           RunnerFor(flags, kv_cache_type, model.config));
@@ -142,7 +143,9 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
   const int64_t kv_bytes = KvBytesPerToken(model.config, options.kv_cache_type);
   run.model = ModelJson(flags, model, kv_bytes);
   const bool measured = !run.peaks.empty() && run.peaks.back().num_threads == device.num_threads;
-  if (!flags.no_roofline && !measured) {
+  // What the machine can do at most is known of its CPU only.
+  const bool roofline = !flags.no_roofline && device.name == "cpu";
+  if (roofline && !measured) {
     NIBBLE_ASSIGN_OR_RETURN(const MachinePeaks peaks,
                             MeasurePeaks(model_flags.cpu, model.runner->bytes().weights, [&clock] {
                               return Seconds(clock.Now().time_since_epoch());
@@ -161,7 +164,7 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
     result.threads = device.num_threads;
     result.kv_cache_type = kv_cache_type;
   }
-  if (!flags.no_roofline) {
+  if (roofline) {
     AddRooflines(model, kv_bytes, run.peaks.back(), flags.model.cpu.activations, results);
   }
   run.results.insert(run.results.end(), results.begin(), results.end());
@@ -203,6 +206,7 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
       ->default_str("0");
   flags.Add("--kv-cache-type", bench.kv_cache_type, "Types of the KV cache: f16, bf16, int8, fp8");
   flags.Add("--repeat", bench.repeat, "Times every test is run")->check(CLI::Range(1, 1000));
+  AddDeviceFlag(flags, bench.model);
   AddArithmeticFlags(flags, bench.model);
   flags.Add("--block-size", bench.model.runner.block_size, "Tokens in one block of the cache")
       ->check(CLI::Range(8, 256));

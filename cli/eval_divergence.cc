@@ -45,7 +45,7 @@ absl::Status LoadSide(const DivergenceFlags& flags, const ModelFlags& side, cons
 }
 
 DivergenceSide Describe(const ModelFlags& flags, const LocalModel& model) {
-  return {flags.model, model.backend->Info().isa, flags.cpu.activations,
+  return {flags.model, model.backend->Info().isa, ActivationsName(*model.backend, flags.cpu),
           flags.runner.kv_cache_type};
 }
 
@@ -93,13 +93,13 @@ Estimate PerplexityRatio(const DivergenceResult& result) {
 nlohmann::ordered_json SideJson(const DivergenceSide& side) {
   return {{"model", side.model},
           {"cpu_isa", side.isa},
-          {"cpu_activations", CpuActivationsName(side.activations)},
+          {"cpu_activations", side.activations},
           {"kv_cache_type", KvCacheTypeName(side.kv_cache_type)}};
 }
 
 std::string SideText(const char* what, const DivergenceSide& side) {
   return absl::StrFormat("%-11s%s  %s  %s activations  %s cache\n", what, side.model, side.isa,
-                         CpuActivationsName(side.activations), KvCacheTypeName(side.kv_cache_type));
+                         side.activations, KvCacheTypeName(side.kv_cache_type));
 }
 
 }  // namespace

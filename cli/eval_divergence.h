@@ -30,7 +30,7 @@ std::string DivergenceFooter();
 struct DivergenceSide {
   std::string model;  // path
   std::string isa;    // never "auto"
-  CpuActivations activations = CpuActivations::kInt8;
+  std::string activations = "int8";
   DType kv_cache_type = DType::kF16;
 };
 

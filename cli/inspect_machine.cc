@@ -35,7 +35,7 @@ std::vector<std::string> OtherIsas(const MachineInfo& machine) {
 
 }  // namespace
 
-Json MachineJson(const MachineInfo& machine) {
+Json MachineJson(const MachineInfo& machine, const absl::Status& cuda) {
   Json json = {{"cpu", machine.cpu},
                {"architecture", machine.architecture},
                {"cpus", machine.num_cpus},
@@ -49,7 +49,8 @@ Json MachineJson(const MachineInfo& machine) {
                {"features", machine.features},
                {"isa", ChosenIsa(machine)},
                {"why", machine.why},
-               {"other_isas", OtherIsas(machine)}};
+               {"other_isas", OtherIsas(machine)},
+               {"cuda", {{"usable", cuda.ok()}, {"why", std::string(cuda.message())}}}};
   for (const CacheInfo& cache : machine.caches) {
     json["caches"].push_back({{"level", cache.level},
                               {"type", cache.type},
@@ -59,7 +60,7 @@ Json MachineJson(const MachineInfo& machine) {
   return json;
 }
 
-void PrintMachineText(const MachineInfo& machine, std::ostream& out) {
+void PrintMachineText(const MachineInfo& machine, const absl::Status& cuda, std::ostream& out) {
   const auto line = [&out](absl::string_view name, absl::string_view value) {
     out << absl::StreamFormat("%-14s %s\n", name, value);
   };
@@ -81,15 +82,19 @@ void PrintMachineText(const MachineInfo& machine, std::ostream& out) {
   line("could run too", others.empty()
                             ? "nothing else"
                             : absl::StrCat(absl::StrJoin(others, ", "), " (--cpu-isa forces one)"));
+  line("cuda",
+       cuda.ok() ? "cuda:0 is usable (--device cuda:0); never run on a GPU yet" : cuda.message());
   out.flush();
 }
 
 int RunInspectMachine(OutputFormat output, const Io& io) {
   const MachineInfo machine = DescribeMachine();
+  const absl::Status cuda = CheckCuda(0);
   if (output == OutputFormat::kJson) {
-    io.out << MachineJson(machine).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
+    io.out << MachineJson(machine, cuda).dump(2, ' ', false, Json::error_handler_t::replace)
+           << std::endl;
   } else {
-    PrintMachineText(machine, io.out);
+    PrintMachineText(machine, cuda, io.out);
   }
   return kExitOk;
 }

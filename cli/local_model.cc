@@ -36,6 +36,22 @@ absl::StatusOr<std::unique_ptr<ModelFile>> OpenFile(const std::string& path) {
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags) {
+  NIBBLE_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(flags.device));
+  const bool is_cuda = device.kind == DeviceChoice::Kind::kCuda ||
+                       (device.kind == DeviceChoice::Kind::kAuto && CheckCuda(0).ok());
+  if (!is_cuda) return CreateCpuBackend(flags.cpu);
+  CudaOptions cuda;
+  cuda.ordinal = device.ordinal;
+  if (flags.runner.kv_cache_type == DType::kBf16) cuda.activations = DType::kBf16;
+  return CreateCudaBackend(cuda);
+}
+
+std::string ActivationsName(const Backend& backend, const CpuOptions& cpu) {
+  if (backend.activation_dtype() == DType::kF32) return CpuActivationsName(cpu.activations);
+  return backend.activation_dtype() == DType::kBf16 ? "bf16" : "f16";
+}
+
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_cache_type) {
   return KvCache::BlockBytes(config, 1, kv_cache_type);
 }
@@ -60,7 +76,7 @@ absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEve
     NIBBLE_ASSIGN_OR_RETURN(model.config, model.file->Config());
     model.packed_cache = flags.packed_cache;
     model.share_weights = flags.share_weights;
-    NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateCpuBackend(flags.cpu));
+    NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateBackend(flags));
   }
   PhaseTimer timer(events, "tokenizer");
   NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, model.file->LoadTokenizer());

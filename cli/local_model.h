@@ -41,6 +41,13 @@ struct LocalModel {
   std::unique_ptr<DeviceRunner> runner;
 };
 
+// The device that `flags` name. Errors of ParseDevice and of the device; with "auto" those of the
+// CPU.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags);
+
+// "int8", "f16": what a linear multiplies weights with on that device.
+std::string ActivationsName(const Backend& backend, const CpuOptions& cpu);
+
 // Opens and loads everything. Without a chat template the result is OK with `chat_template` null.
 absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events);
 

@@ -3,6 +3,10 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
 namespace nibble {
 
 RunnerOptions ModelFlags::Runner() const {
@@ -54,7 +58,31 @@ void AddModelFlag(Flags& flags, ModelFlags& model) {
       ->type_name("PATH");
 }
 
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device) {
+  using Kind = DeviceChoice::Kind;
+  if (device == "cpu") return DeviceChoice{Kind::kCpu, 0};
+  if (device == "auto") return DeviceChoice{Kind::kAuto, 0};
+  if (device == "cuda") return DeviceChoice{Kind::kCuda, 0};
+  absl::string_view rest = device;
+  int32_t ordinal = 0;
+  if (absl::ConsumePrefix(&rest, "cuda:") && absl::SimpleAtoi(rest, &ordinal) && ordinal >= 0) {
+    return DeviceChoice{Kind::kCuda, ordinal};
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device is '", device, "', needed auto, cpu or cuda:N"));
+}
+
+void AddDeviceFlag(Flags& flags, ModelFlags& model) {
+  flags
+      .Add("--device", model.device,
+           "Where the model runs. cuda:N has never run on a GPU yet (kernels/cuda/README.md): its "
+           "activations are f16, or bf16 with --kv-cache-type bf16; auto: cuda:0 where it is "
+           "usable, otherwise cpu")
+      ->type_name("auto|cpu|cuda:N");
+}
+
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {
+  AddDeviceFlag(flags, model);
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
   AddArithmeticFlags(flags, model);

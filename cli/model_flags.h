@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "cli/flags.h"
 #include "engine/model/device_runner.h"
 #include "kernels/backend.h"
@@ -15,7 +16,8 @@
 namespace nibble {
 
 struct ModelFlags {
-  std::string model;  // path of a GGUF file
+  std::string model;           // path of a GGUF file
+  std::string device = "cpu";  // as ParseDevice takes it
   CpuOptions cpu;
   RunnerOptions runner;
   int64_t kv_cache_mib = 256;
@@ -39,11 +41,21 @@ std::string CpuActivationsName(CpuActivations activations);
 // The words of --kv-cache-type.
 std::vector<std::pair<std::string, DType>> KvCacheTypes();
 
+// "cpu", "cuda:N" ("cuda" is cuda:0), or "auto": cuda:0 where there is one to use, otherwise the
+// CPU.
+struct DeviceChoice {
+  enum class Kind : uint8_t { kAuto, kCpu, kCuda } kind = Kind::kCpu;
+  int32_t ordinal = 0;  // kCuda
+};
+// INVALID_ARGUMENT for other words.
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device);
+
 // INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
 absl::Status CheckModelGiven(const std::string& path);
 
-void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
-// --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
+void AddModelFlag(Flags& flags, ModelFlags& model);   // --model
+void AddDeviceFlag(Flags& flags, ModelFlags& model);  // --device
+// It, --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");

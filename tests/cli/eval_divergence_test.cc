@@ -33,8 +33,8 @@ WindowOptions Windows() {
   return windows;
 }
 
-const DivergenceSide kBase = {"a.gguf", "avx2", CpuActivations::kF32, DType::kF16};
-const DivergenceSide kCandidate = {"b.gguf", "scalar", CpuActivations::kInt8, DType::kF8E4M3};
+const DivergenceSide kBase = {"a.gguf", "avx2", "f32", DType::kF16};
+const DivergenceSide kCandidate = {"b.gguf", "scalar", "int8", DType::kF8E4M3};
 
 TEST(DivergenceJsonTest, HasTheKeysOfTheContractInOrder) {
   DivergenceResult result = Result();

@@ -31,7 +31,8 @@ MachineInfo Machine() {
 }
 
 TEST(MachineJsonTest, HasTheShapeOfTheContract) {
-  const nlohmann::ordered_json json = MachineJson(Machine());
+  const nlohmann::ordered_json json =
+      MachineJson(Machine(), absl::FailedPreconditionError("no driver"));
   EXPECT_EQ(json["cpu"], "Some CPU");
   EXPECT_EQ(json["cpus"], 8);
   EXPECT_EQ(json["usable_cpus"], 6);
@@ -43,16 +44,19 @@ TEST(MachineJsonTest, HasTheShapeOfTheContract) {
   EXPECT_EQ(json["features"], nlohmann::ordered_json({"avx2", "fma"}));
   EXPECT_EQ(json["isa"], "avx2");
   EXPECT_EQ(json["why"], "it is the best");
+  EXPECT_EQ(json["cuda"]["usable"], false);
+  EXPECT_EQ(json["cuda"]["why"], "no driver");
   EXPECT_EQ(json["other_isas"], nlohmann::ordered_json({"scalar"}));
 }
 
 TEST(MachineTextTest, SaysWhatWasChosenWhyAndWhatElseCouldRun) {
   std::ostringstream out;
-  PrintMachineText(Machine(), out);
+  PrintMachineText(Machine(), absl::FailedPreconditionError("no driver"), out);
   EXPECT_THAT(out.str(), HasSubstr("4 x 48 KiB, Data"));
   EXPECT_THAT(out.str(), HasSubstr("1 x 32 MiB, Unified"));
   EXPECT_THAT(out.str(), HasSubstr("8 hardware threads, 6 usable"));
   EXPECT_THAT(out.str(), HasSubstr("it is the best"));
+  EXPECT_THAT(out.str(), HasSubstr("no driver"));
   EXPECT_THAT(out.str(), HasSubstr("scalar (--cpu-isa forces one)"));
 }
 
@@ -60,9 +64,10 @@ TEST(MachineTextTest, WhatIsNotKnownIsSaid) {
   MachineInfo machine;
   machine.isas = {{"scalar", true}};
   std::ostringstream out;
-  PrintMachineText(machine, out);
+  PrintMachineText(machine, absl::OkStatus(), out);
   EXPECT_THAT(out.str(), HasSubstr("unknown"));
   EXPECT_THAT(out.str(), HasSubstr("nothing else"));
+  EXPECT_THAT(out.str(), HasSubstr("cuda:0 is usable"));
 }
 
 TEST(RunInspectTest, MachineNeedsNoFileAndNothingNeedsOne) {

@@ -53,6 +53,29 @@ TEST(ModelFlagsTest, TheCacheIsGivenInMebibytes) {
   EXPECT_EQ(flags.Runner().kv_cache_bytes, 3 << 20);
 }
 
+TEST(ParseDeviceTest, TakesTheWordsAndNoOthers) {
+  using Kind = DeviceChoice::Kind;
+  EXPECT_EQ(ParseDevice("cpu")->kind, Kind::kCpu);
+  EXPECT_EQ(ParseDevice("auto")->kind, Kind::kAuto);
+  EXPECT_EQ(ParseDevice("cuda")->kind, Kind::kCuda);
+  EXPECT_EQ(ParseDevice("cuda")->ordinal, 0);
+  EXPECT_EQ(ParseDevice("cuda:3")->ordinal, 3);
+  for (const char* wrong : {"", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:99999999999", "CPU"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseDevice(wrong).status())) << wrong;
+  }
+}
+
+TEST(CreateBackendTest, AutoIsTheCpuWhereThereIsNoCudaAndAskingForItSaysWhyNot) {
+  if (CheckCuda(0).ok()) GTEST_SKIP() << "this machine has a CUDA device";
+  ModelFlags flags;
+  flags.device = "auto";
+  EXPECT_EQ((*CreateBackend(flags))->Info().name, "cpu");
+  flags.device = "cuda:0";
+  const absl::Status status = CreateBackend(flags).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(status.message().empty());
+}
+
 TEST(PackedCachePathTest, IsNothingAFileBesideTheModelInAFolderOrAsNamed) {
   EXPECT_EQ(PackedCachePath("off", "models/m.gguf", "cpu"), "");
   EXPECT_EQ(PackedCachePath("", "models/m.gguf", "cpu"), "");
