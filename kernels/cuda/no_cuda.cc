@@ -5,7 +5,7 @@ namespace nibble {
 
 absl::Status CheckCuda(int32_t) {
   return absl::FailedPreconditionError(
-      "this program was built without CUDA; `make cuda` builds one with it (NIBBLE_CUDA=ON)");
+      "this program was built without CUDA; configure with -DNIBBLE_CUDA=ON for one with it");
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {
