@@ -85,30 +85,6 @@ void AddModel(const GgufFile& file, InspectReport& report) {
   if (read.ok()) AddProblem(CheckTensors(file, report.config), report);
 }
 
-// A key that is absent or of another type counts as empty: nothing depends on it.
-void AddProvenance(const GgufFile& file, InspectReport& report) {
-  const auto text = [&](absl::string_view key) {
-    return file.GetString(absl::StrCat("nibble.quantize.", key)).value_or("");
-  };
-  if (!file.Has("nibble.quantize.source_sha256")) return;
-  QuantizeProvenance quantized;
-  quantized.method = text("method");
-  quantized.type = text("type");
-  quantized.options = text("options");
-  quantized.tool = text("tool");
-  quantized.source_sha256 = text("source_sha256");
-  quantized.importance_sha256 = text("importance_sha256");
-  quantized.calibration_sha256 = text("calibration_sha256");
-  const auto names = file.GetStrings("nibble.quantize.tensors");
-  const auto errors = file.GetFloats("nibble.quantize.tensor_errors");
-  if (names.ok() && errors.ok() && names->size() == errors->size()) {
-    for (size_t i = 0; i < names->size(); ++i) {
-      quantized.tensor_errors.emplace_back((*names)[i], (*errors)[i]);
-    }
-  }
-  report.quantized = std::move(quantized);
-}
-
 std::string DescribeTokenizer(const TokenizerSpec& spec) {
   const auto id = [](absl::string_view name, int32_t value) {
     return value < 0 ? absl::StrCat(", no ", name) : absl::StrCat(", ", name, " ", value);
@@ -141,7 +117,7 @@ void InspectFile(const std::string& path, InspectReport& report) {
   report.format = absl::StrCat("GGUF v", file->version());
   for (const std::string& key : file->Keys())
     report.metadata.emplace_back(key, file->Describe(key));
-  AddProvenance(*file, report);
+  report.quantized = ReadProvenance(*file);
   AddModel(*file, report);
   AddTensors(*MakeGgufSource(*file), report);
   AddText(*file, report);

@@ -10,18 +10,10 @@
 
 #include "absl/status/status.h"
 #include "engine/model/model_config.h"
+#include "engine/quantize_record.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
-
-// What `nibble quantize` wrote into the file (engine/quantize/gguf_quantizer.h).
-struct QuantizeProvenance {
-  std::string method, type, options, tool;
-  std::string source_sha256;
-  std::string importance_sha256;   // of a file of column importance; empty: none was used
-  std::string calibration_sha256;  // of the text it was measured on; empty: none was
-  std::vector<std::pair<std::string, float>> tensor_errors;  // of the tensors that changed
-};
 
 struct InspectReport {
   std::string path;

@@ -80,6 +80,18 @@ void GgufKeys::SetU32(absl::string_view key, uint32_t value) {
   Set(key, std::move(out));
 }
 
+void GgufKeys::SetU64(absl::string_view key, uint64_t value) {
+  std::vector<uint8_t> out = Typed(GgufValueType::kU64);
+  Append(value, out);
+  Set(key, std::move(out));
+}
+
+void GgufKeys::SetF64(absl::string_view key, double value) {
+  std::vector<uint8_t> out = Typed(GgufValueType::kF64);
+  Append(value, out);
+  Set(key, std::move(out));
+}
+
 void GgufKeys::SetString(absl::string_view key, absl::string_view value) {
   std::vector<uint8_t> out = Typed(GgufValueType::kString);
   AppendString(value, out);

@@ -27,6 +27,8 @@ class GgufKeys {
   static GgufKeys CopyOf(const GgufFile& file);
 
   void SetU32(absl::string_view key, uint32_t value);
+  void SetU64(absl::string_view key, uint64_t value);
+  void SetF64(absl::string_view key, double value);
   void SetString(absl::string_view key, absl::string_view value);
   void SetStrings(absl::string_view key, absl::Span<const std::string> values);
   void SetFloats(absl::string_view key, absl::Span<const float> values);
