@@ -93,6 +93,13 @@ std::vector<std::string> RandomFormats() {
   return names;
 }
 
+absl::StatusOr<ModelConfig> RandomShape(absl::string_view shape) {
+  const Shape* found = Find(kShapes, shape);
+  if (found != std::end(kShapes)) return ConfigOf(*found);
+  return absl::InvalidArgumentError(absl::StrCat("the shape is '", shape, "', needed one of ",
+                                                 absl::StrJoin(RandomShapes(), ", ")));
+}
+
 absl::StatusOr<RandomModel> ParseRandomModel(absl::string_view name) {
   const std::vector<absl::string_view> parts = absl::StrSplit(name, ':');
   if (!IsRandomModel(name) || parts.size() < 3 || parts.size() > 4) {

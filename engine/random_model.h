@@ -42,6 +42,9 @@ bool IsRandomModel(absl::string_view model);
 std::vector<std::string> RandomShapes();
 std::vector<std::string> RandomFormats();
 
+// The shape of that name. INVALID_ARGUMENT lists those there are.
+absl::StatusOr<ModelConfig> RandomShape(absl::string_view shape);
+
 // INVALID_ARGUMENT names the word that is none, and lists those there are.
 absl::StatusOr<RandomModel> ParseRandomModel(absl::string_view name);
 

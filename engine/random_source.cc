@@ -199,6 +199,13 @@ class RandomSource final : public WeightSource {
     report.file_type = as.name;
     report.canonical = CanonicalName(form);
     report.file_bytes = report.canonical_bytes = CanonicalBytes(form, elements);
+    if (as.row_group > 1) {  // a scale for a block, not for each of its rows
+      const auto blocks = [](int64_t side) {
+        return (side + quant::kFp8Block - 1) / quant::kFp8Block;
+      };
+      report.file_bytes = report.canonical_bytes =
+          elements + blocks(extent.rows) * blocks(extent.cols) * form.scale_bytes;
+    }
     return report;
   }
 
