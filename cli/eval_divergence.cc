@@ -1,10 +1,14 @@
 #include "cli/eval_divergence.h"
 
 #include <cmath>
+#include <functional>
+#include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/eval_record.h"
 #include "cli/local_model.h"
 #include "cli/progress.h"
 #include "engine/base/clock.h"
@@ -13,17 +17,20 @@
 namespace nibble {
 namespace {
 
-constexpr double kPercent = 100;
-
-std::string KvCacheTypeName(DType type) {
-  for (const auto& [name, value] : KvCacheTypes()) {
-    if (value == type) return name;
-  }
-  return "unknown";
-}
-
+// Flags that say what the base is exclude each other.
 absl::Status Validate(const DivergenceFlags& flags) {
-  NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.candidate.model));
+  if (!flags.save_base.empty() && !flags.base_file.empty()) {
+    return absl::InvalidArgumentError("--save-base and --base: found both, needed one");
+  }
+  if (!flags.base_file.empty() && !flags.base.model.empty()) {
+    return absl::InvalidArgumentError("--base-model and --base: found both, needed one base");
+  }
+  if (flags.record && (!flags.save_base.empty() || flags.base.model.empty())) {
+    return absl::InvalidArgumentError(
+        "--record: needs --base-model, the model that --model was quantized from");
+  }
+  const bool model_given = !flags.save_base.empty() && !flags.base.model.empty();
+  if (!model_given) NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.candidate.model));
   return CheckTextFlags(flags.text);
 }
 
@@ -45,7 +52,7 @@ absl::Status LoadSide(const DivergenceFlags& flags, const ModelFlags& side, cons
 }
 
 DivergenceSide Describe(const ModelFlags& flags, const LocalModel& model) {
-  return {flags.model, model.backend->Info().isa, ActivationsName(*model.backend, flags.cpu),
+  return {"", flags.model, model.backend->Info().isa, ActivationsName(*model.backend, flags.cpu),
           flags.runner.kv_cache_type};
 }
 
@@ -55,9 +62,23 @@ struct Report {
   DivergenceSide base, candidate;
 };
 
-absl::StatusOr<Report> Evaluate(const DivergenceFlags& flags, const Io& io) {
+// A bar with the time left, for what is measured while it exists.
+class Bar {
+ public:
+  Bar(const Io& io, const std::string& what)
+      : progress_(io.err, io.err_is_terminal, what, nullptr, &clock_) {}
+  std::function<void(int64_t, int64_t)> Hears() {
+    return [this](int64_t done, int64_t total) { progress_.Update(done, total); };
+  }
+
+ private:
+  const SteadyClock clock_;
+  Progress progress_;
+};
+
+absl::StatusOr<Report> CompareModels(const DivergenceFlags& flags, const std::string& file,
+                                     const Io& io) {
   const ModelFlags base_flags = BaseOf(flags);
-  NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags.text));
   NIBBLE_ASSIGN_OR_RETURN(LocalModel base, OpenLocalModel(base_flags, {}));
   NIBBLE_ASSIGN_OR_RETURN(LocalModel candidate, OpenLocalModel(flags.candidate, {}));
   NIBBLE_ASSIGN_OR_RETURN(const EvalText text, TokenizeText(flags.text, file, *base.tokenizer));
@@ -70,36 +91,88 @@ absl::StatusOr<Report> Evaluate(const DivergenceFlags& flags, const Io& io) {
   }
   NIBBLE_RETURN_IF_ERROR(LoadSide(flags, base_flags, "base", io, base));
   NIBBLE_RETURN_IF_ERROR(LoadSide(flags, flags.candidate, "candidate", io, candidate));
-  const SteadyClock clock;
-  Progress progress(io.err, io.err_is_terminal, "divergence", nullptr, &clock);
   Report report;
   report.windows = text.windows;
   report.base = Describe(base_flags, base);
   report.candidate = Describe(flags.candidate, candidate);
-  NIBBLE_ASSIGN_OR_RETURN(
-      report.result, EvaluateDivergence(*base.runner, *candidate.runner, text.ids, text.windows,
-                                        [&progress](int64_t done, int64_t total) {
-                                          progress.Update(done, total);
-                                        }));
+  Bar bar(io, "divergence");
+  NIBBLE_ASSIGN_OR_RETURN(report.result, EvaluateDivergence(*base.runner, *candidate.runner,
+                                                            text.ids, text.windows, bar.Hears()));
   return report;
 }
 
-// The ratio of the perplexities, candidate to base; its error to first order.
-Estimate PerplexityRatio(const DivergenceResult& result) {
-  const double ratio = std::exp(-result.delta.mean);
-  return {ratio, ratio * result.delta.standard_error};
+absl::StatusOr<Report> CompareWithFile(const DivergenceFlags& flags, const std::string& file,
+                                       const Io& io) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<BaseFile> base, BaseFile::Open(flags.base_file));
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel candidate, OpenLocalModel(flags.candidate, {}));
+  NIBBLE_ASSIGN_OR_RETURN(const EvalText text,
+                          TokenizeText(flags.text, file, *candidate.tokenizer));
+  NIBBLE_RETURN_IF_ERROR(base->Check(text.ids, text.windows));  // before the weights are loaded
+  NIBBLE_RETURN_IF_ERROR(LoadSide(flags, flags.candidate, "candidate", io, candidate));
+  Report report;
+  report.windows = text.windows;
+  report.base.file = flags.base_file;
+  report.base.model = base->info().description;
+  report.candidate = Describe(flags.candidate, candidate);
+  Bar bar(io, "divergence");
+  NIBBLE_ASSIGN_OR_RETURN(report.result, EvaluateDivergence(*base, *candidate.runner, text.ids,
+                                                            text.windows, bar.Hears()));
+  return report;
 }
 
-nlohmann::ordered_json SideJson(const DivergenceSide& side) {
-  return {{"model", side.model},
-          {"cpu_isa", side.isa},
-          {"cpu_activations", side.activations},
-          {"kv_cache_type", KvCacheTypeName(side.kv_cache_type)}};
+absl::StatusOr<Report> Evaluate(const DivergenceFlags& flags, const Io& io) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags.text));
+  if (!flags.base_file.empty()) return CompareWithFile(flags, file, io);
+  if (flags.record) {
+    NIBBLE_RETURN_IF_ERROR(CheckRecordable(flags.candidate.model, flags.base.model));
+  }
+  NIBBLE_ASSIGN_OR_RETURN(Report report, CompareModels(flags, file, io));
+  if (flags.record) {
+    const EvaluationRecord record =
+        MakeRecord(report.result, report.windows, report.base, report.candidate, file);
+    NIBBLE_RETURN_IF_ERROR(RecordEvaluation(flags.candidate.model, record));
+  }
+  return report;
 }
 
-std::string SideText(const char* what, const DivergenceSide& side) {
-  return absl::StrFormat("%-11s%s  %s  %s activations  %s cache\n", what, side.model, side.isa,
-                         side.activations, KvCacheTypeName(side.kv_cache_type));
+// What a base file says of its model: the name without its folder, which tells nothing elsewhere.
+std::string Description(const DivergenceSide& side) {
+  const size_t slash = side.model.find_last_of('/');
+  std::string text =
+      absl::StrCat(slash == std::string::npos ? side.model : side.model.substr(slash + 1), ", ",
+                   side.isa, ", ", side.activations, " activations, ",
+                   KvCacheTypeName(side.kv_cache_type), " cache");
+  for (char& c : text) c = absl::ascii_isprint(static_cast<unsigned char>(c)) ? c : '?';
+  return text.substr(0, kMaxBaseDescription);
+}
+
+absl::StatusOr<BaseFileInfo> SaveBase(const DivergenceFlags& flags, const Io& io) {
+  const ModelFlags base_flags = BaseOf(flags);
+  NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags.text));
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel base, OpenLocalModel(base_flags, {}));
+  NIBBLE_ASSIGN_OR_RETURN(const EvalText text, TokenizeText(flags.text, file, *base.tokenizer));
+  NIBBLE_RETURN_IF_ERROR(LoadSide(flags, base_flags, "base", io, base));
+  Bar bar(io, "base");
+  return SaveBaseFile(*base.runner, text.ids, text.windows, Description(Describe(base_flags, base)),
+                      flags.save_base, bar.Hears());
+}
+
+int RunSaveBase(const DivergenceFlags& flags, const Io& io) {
+  const absl::StatusOr<BaseFileInfo> info = SaveBase(flags, io);
+  if (!info.ok()) return Fail(io, info.status());
+  if (flags.output == OutputFormat::kJson) {
+    io.out << SavedBaseJson(flags.save_base, *info).dump() << std::endl;
+    return kExitOk;
+  }
+  const double perplexity = std::exp(info->nll.mean);
+  io.out << absl::StreamFormat(
+                "base       %s\nsaved      %s: %d bytes, %d for each of %d tokens: %s\n"
+                "perplexity base %.4f +- %.4f\n",
+                info->description, flags.save_base, info->size_bytes, info->position_bytes,
+                info->num_positions, ScoredText(info->windows, info->num_windows), perplexity,
+                perplexity * info->nll.standard_error)
+         << std::flush;
+  return kExitOk;
 }
 
 }  // namespace
@@ -114,21 +187,39 @@ std::string DivergenceFooter() {
   Base and candidate run the same windows. At each scored position, over the whole vocabulary, natural logarithms:
   kl              KL(base || candidate), nats a token: mean, median, 90 %, 99 %, max
   top1_agreement  share of positions where both find the same token likeliest
+  probability_change  root mean square of what the probability of the text's token changed by
   logprob_delta   log p of the text's token, candidate minus base: negative means the candidate is worse
   perplexity      of both, and their ratio, exp(-mean delta)
-  +- is one standard error of the mean, scored tokens taken as independent. Those of delta and ratio are paired.
+  +- is one standard error, scored tokens taken as independent (a maximum has none). Those of delta and ratio are paired.
   Without --base flags the base is the same file with f32 activations and an f16 cache, the exact path.
 
+Record
+  --record adds KL, agreement and both perplexities to the keys of --model, where `nibble inspect` and
+  ModelService.GetModel show them. The file is replaced whole or not at all; its weights stay. Measure with
+  --cpu-activations f32 to record what quantizing the weights cost, without what fast activations add.
+
+Base file
+  --save-base FILE runs only the base (--base-model, or --model) and keeps its distributions: 16 bytes a scored token and
+  2 a word of the vocabulary, codes of log p with a step of 1/65,535 of their spread. --base FILE compares with it
+  instead of a model; text, window, skip, stride and BOS must be those it was made with.
+
 JSON
-  {"windows","window","first_scored","tokens","kl":{"mean","standard_error","median","p90","p99","max"},
-  "top1_agreement":{"percent","standard_error"},"logprob_delta":{"mean","standard_error"},
-  "perplexity":{"base","candidate","ratio","ratio_standard_error"},
-  "base":{"model","cpu_isa","cpu_activations","kv_cache_type"},"candidate":{..}}
+  {"windows","window","first_scored","stride","tokens",
+  "kl":{"mean","standard_error","median","median_standard_error","p90",..,"p99",..,"max"},
+  "top1_agreement":{"percent","standard_error"},"probability_change":{"rms_percent","standard_error"},
+  "logprob_delta":{"mean","standard_error"},"perplexity":{"base","base_standard_error","candidate",
+  "candidate_standard_error","ratio","ratio_standard_error"},
+  "base":{"model","cpu_isa","cpu_activations","kv_cache_type"} or {"file","description"},"candidate":{..}}
+  --save-base: {"file","description","windows","tokens","bytes","bytes_per_token","perplexity",
+  "perplexity_standard_error"}
 
 Examples
   nibble eval divergence --model m.gguf --text tests/data/eval.txt                      what int8 activations cost
   nibble eval divergence --model m.gguf --text tests/data/eval.txt --window 4096        the same deep in a context
   nibble eval divergence --base-model f16.gguf --model q4.gguf --text t.txt --output json   what quantizing cost
+  nibble eval divergence --base-model f16.gguf --text t.txt --save-base f16.base            once, then for each candidate
+  nibble eval divergence --base-model f16.gguf --model q4.gguf --text t.txt --cpu-activations f32 --record
+  nibble eval divergence --base f16.base --model q4.gguf --text t.txt --cpu-activations f32
 )");
 }
 
@@ -141,6 +232,14 @@ void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence) {
       .Add("--base-model", divergence.base.model,
            "GGUF file or folder of the base, with the same tokenizer; empty: that of --model")
       ->type_name("FILE");
+  flags.Add("--base", divergence.base_file, "A base's distributions, as --save-base wrote them")
+      ->type_name("FILE");
+  flags
+      .Add("--save-base", divergence.save_base,
+           "Run the base alone and keep its distributions for --base")
+      ->type_name("FILE");
+  flags.Add("--record", divergence.record,
+            "Write the figures into --model, a file that `nibble quantize` made of --base-model");
   AddArithmeticFlags(flags, divergence.base, "--base-");
   AddKvCacheTypeFlag(flags, divergence.base, "--base-");
   flags
@@ -149,56 +248,9 @@ void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence) {
   AddOutputFlag(flags, divergence.output);
 }
 
-nlohmann::ordered_json DivergenceJson(const DivergenceResult& result, const WindowOptions& windows,
-                                      const DivergenceSide& base, const DivergenceSide& candidate) {
-  const Estimate ratio = PerplexityRatio(result);
-  return {{"windows", result.windows},
-          {"window", windows.window},
-          {"first_scored", windows.skip},
-          {"tokens", result.tokens},
-          {"kl",
-           {{"mean", result.kl.mean},
-            {"standard_error", result.kl.standard_error},
-            {"median", result.kl_median},
-            {"p90", result.kl_p90},
-            {"p99", result.kl_p99},
-            {"max", result.kl_max}}},
-          {"top1_agreement",
-           {{"percent", kPercent * result.agreement.mean},
-            {"standard_error", kPercent * result.agreement.standard_error}}},
-          {"logprob_delta",
-           {{"mean", result.delta.mean}, {"standard_error", result.delta.standard_error}}},
-          {"perplexity",
-           {{"base", std::exp(result.base_nll)},
-            {"candidate", std::exp(result.candidate_nll)},
-            {"ratio", ratio.mean},
-            {"ratio_standard_error", ratio.standard_error}}},
-          {"base", SideJson(base)},
-          {"candidate", SideJson(candidate)}};
-}
-
-std::string DivergenceText(const DivergenceResult& result, const WindowOptions& windows,
-                           const DivergenceSide& base, const DivergenceSide& candidate) {
-  const Estimate ratio = PerplexityRatio(result);
-  return absl::StrCat(
-      SideText("base", base), SideText("candidate", candidate),
-      absl::StrFormat("scored     %d tokens: positions %d..%d of %d windows\n", result.tokens,
-                      windows.skip, windows.window - 1, result.windows),
-      absl::StrFormat("KL         mean %.6f +- %.6f  median %.6f  90 %% %.6f  99 %% %.6f  "
-                      "max %.6f nats\n",
-                      result.kl.mean, result.kl.standard_error, result.kl_median, result.kl_p90,
-                      result.kl_p99, result.kl_max),
-      absl::StrFormat("top-1      %.2f %% +- %.2f the same\n", kPercent * result.agreement.mean,
-                      kPercent * result.agreement.standard_error),
-      absl::StrFormat("delta      mean %+.6f +- %.6f nats of the text's tokens\n",
-                      result.delta.mean, result.delta.standard_error),
-      absl::StrFormat("perplexity base %.4f  candidate %.4f  ratio %.6f +- %.6f\n",
-                      std::exp(result.base_nll), std::exp(result.candidate_nll), ratio.mean,
-                      ratio.standard_error));
-}
-
 int RunDivergence(const DivergenceFlags& flags, const Io& io) {
   if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);
+  if (!flags.save_base.empty()) return RunSaveBase(flags, io);
   const absl::StatusOr<Report> report = Evaluate(flags, io);
   if (!report.ok()) return Fail(io, report.status());
   if (flags.output == OutputFormat::kJson) {

@@ -32,6 +32,7 @@ std::string PerplexityFooter() {
   return absl::StrCat(
       kTextProtocol,
       R"(  nll is the mean negative natural log-likelihood over all scored tokens; perplexity = exp(nll).
+  +- is one standard error, scored tokens taken as independent.
 
 Example
   nibble eval perplexity --model models/SmolLM2-135M-Instruct.Q4_1.gguf --text README.md --skip half --output json
@@ -50,7 +51,9 @@ void AddPerplexityFlags(Flags& flags, PerplexityFlags& perplexity) {
 
 nlohmann::ordered_json PerplexityJson(const PerplexityResult& result) {
   return {{"perplexity", result.perplexity},
+          {"perplexity_standard_error", result.perplexity * result.nll_error},
           {"nll", result.nll},
+          {"nll_standard_error", result.nll_error},
           {"tokens", result.tokens},
           {"windows", result.windows}};
 }
@@ -62,8 +65,10 @@ int RunPerplexity(const PerplexityFlags& flags, const Io& io) {
   if (flags.output == OutputFormat::kJson) {
     io.out << PerplexityJson(*result).dump() << std::endl;
   } else {
-    io.out << absl::StreamFormat("perplexity %.4f  (nll %.5f over %d tokens in %d windows)\n",
-                                 result->perplexity, result->nll, result->tokens, result->windows)
+    io.out << absl::StreamFormat(
+                  "perplexity %.4f +- %.4f  (nll %.5f over %d tokens in %d windows)\n",
+                  result->perplexity, result->perplexity * result->nll_error, result->nll,
+                  result->tokens, result->windows)
            << std::flush;
   }
   return kExitOk;

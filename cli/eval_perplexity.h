@@ -24,7 +24,7 @@ void AddPerplexityFlags(Flags& flags, PerplexityFlags& perplexity);
 // The help's last part: the protocol in words.
 std::string PerplexityFooter();
 
-// {"perplexity","nll","tokens","windows"}
+// {"perplexity","perplexity_standard_error","nll","nll_standard_error","tokens","windows"}
 nlohmann::ordered_json PerplexityJson(const PerplexityResult& result);
 
 int RunPerplexity(const PerplexityFlags& flags, const Io& io);

@@ -271,7 +271,8 @@ Schemes
   nf4-bN[-dq] fp4-bN[-dq]  e4m3- or e5m2-tensor, -channel, -block;  -mse after any: range of least squared error
 
 JSON
-  {"window","first_scored","tokens","calibration_windows","seed","qat":{"steps","batch","learning_rate"},"rows":[{"method","bits_per_weight","bytes",
+  {"window","first_scored","stride","tokens","calibration_windows","seed","qat":{"steps","batch","learning_rate"},
+  "rows":[{"method","bits_per_weight","bytes",
   "perplexity","change_percent","kl":{"mean","standard_error"},"top1_percent","decode_tokens_per_second",
   "quantize_seconds","peak_bytes"},..]}
 
@@ -312,20 +313,20 @@ void AddTableFlags(Flags& flags, TableFlags& table) {
 
 std::string TableMarkdown(const std::vector<TableRow>& rows, const WindowOptions& windows) {
   std::string text = absl::StrFormat(
-      "%d tokens: positions %d..%d of %d windows\n\n"
+      "%d tokens: %s\n\n"
       "| method | bits / weight | MiB | perplexity | change, %% | KL, nats | same top-1, %% | "
       "tokens/s | quantize, s | peak, MiB |\n|---|---|---|---|---|---|---|---|---|---|\n",
-      rows.back().result.tokens, windows.skip, windows.window - 1, rows.back().result.windows);
+      rows.back().result.tokens, ScoredText(windows, rows.back().result.windows));
   for (const TableRow& row : rows) {
     const DivergenceResult& result = row.result;
     absl::StrAppend(
-        &text,
-        absl::StrFormat("| %s | %.3f | %s | %.4f | %+.2f | %.5f ± %.5f | %.2f | %s | %.1f | %s |\n",
-                        row.method, row.bits, Mebibytes(row.bytes), std::exp(result.candidate_nll),
-                        100 * std::expm1(result.candidate_nll - result.base_nll), result.kl.mean,
-                        result.kl.standard_error, 100 * result.agreement.mean,
-                        row.decode_rate ? absl::StrFormat("%.0f", *row.decode_rate) : "-",
-                        row.quantize_seconds, Mebibytes(row.peak_bytes)));
+        &text, absl::StrFormat(
+                   "| %s | %.3f | %s | %.4f | %+.2f | %.5f ± %.5f | %.2f | %s | %.1f | %s |\n",
+                   row.method, row.bits, Mebibytes(row.bytes), std::exp(result.candidate_nll.mean),
+                   100 * std::expm1(result.candidate_nll.mean - result.base_nll.mean),
+                   result.kl.mean, result.kl.standard_error, 100 * result.agreement.mean,
+                   row.decode_rate ? absl::StrFormat("%.0f", *row.decode_rate) : "-",
+                   row.quantize_seconds, Mebibytes(row.peak_bytes)));
   }
   return text;
 }
@@ -336,6 +337,7 @@ nlohmann::ordered_json TableJson(const std::vector<TableRow>& rows, const Window
                                  {"text", flags.text.path},
                                  {"window", windows.window},
                                  {"first_scored", windows.skip},
+                                 {"stride", windows.Stride()},
                                  {"tokens", rows.back().result.tokens},
                                  {"calibration", flags.calibration},
                                  {"calibration_windows", flags.calibration_windows},
@@ -351,8 +353,8 @@ nlohmann::ordered_json TableJson(const std::vector<TableRow>& rows, const Window
         {{"method", row.method},
          {"bits_per_weight", row.bits},
          {"bytes", row.bytes},
-         {"perplexity", std::exp(result.candidate_nll)},
-         {"change_percent", 100 * std::expm1(result.candidate_nll - result.base_nll)},
+         {"perplexity", std::exp(result.candidate_nll.mean)},
+         {"change_percent", 100 * std::expm1(result.candidate_nll.mean - result.base_nll.mean)},
          {"kl", {{"mean", result.kl.mean}, {"standard_error", result.kl.standard_error}}},
          {"top1_percent", 100 * result.agreement.mean},
          {"decode_tokens_per_second",

@@ -25,7 +25,8 @@ const char kTextProtocol[] = R"(Protocol
   (--bos auto), one is put first. The ids are cut into windows of --window; a tail shorter than a window is dropped.
   With a BOS, it replaces the first id of every window. Each window runs from an empty cache.
   Scored are positions --skip .. window - 1 (1 is the first that has a past); --skip half scores window / 2 + 1 ..,
-  which are the positions llama.cpp's perplexity counts.
+  which are the positions llama.cpp's perplexity counts. --stride S begins a window at every S-th token: the first scores
+  from --skip on, the others their last S, so that every token but the first window's has window - S or more before it.
 )";
 
 void AddTextFlags(Flags& flags, TextFlags& text) {
@@ -33,6 +34,10 @@ void AddTextFlags(Flags& flags, TextFlags& text) {
   flags.Add("--window", text.window, "Tokens of one window: the longest context")
       ->check(CLI::Range(2, 1 << 20));
   flags.Add("--skip", text.skip, "First scored position of a window, or half")->type_name("N|half");
+  flags
+      .Add("--stride", text.stride,
+           "Tokens from one window's begin to the next one's; 0: --window, end to end")
+      ->check(CLI::Range(0, 1 << 20));
   AddBosFlag(flags, text.bos);
 }
 
@@ -54,7 +59,14 @@ absl::Status CheckTextFlags(const TextFlags& flags) {
   if (flags.path.empty()) {
     return absl::InvalidArgumentError("--text: found nothing, needed a text file");
   }
-  return FirstScored(flags.skip, flags.window).status();
+  NIBBLE_ASSIGN_OR_RETURN(const int32_t skip, FirstScored(flags.skip, flags.window));
+  const bool overlapping = flags.stride > 0 && flags.stride < flags.window;
+  if (flags.stride > flags.window || (overlapping && skip > flags.window - flags.stride)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--stride: found ", flags.stride, ", needed 1 to --window ", flags.window,
+        ", and at most --window - --skip = ", flags.window - skip, " where windows overlap"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int32_t> FirstScored(const std::string& skip, int32_t window) {
@@ -86,10 +98,21 @@ absl::StatusOr<EvalText> TokenizeText(const TextFlags& flags, const std::string&
   EvalText result;
   result.windows.window = flags.window;
   NIBBLE_ASSIGN_OR_RETURN(result.windows.skip, FirstScored(flags.skip, flags.window));
+  result.windows.stride = flags.stride;
   NIBBLE_ASSIGN_OR_RETURN(result.windows.bos_id, BosId(tokenizer, flags.bos));
   NIBBLE_ASSIGN_OR_RETURN(result.ids, tokenizer.Encode(text, {}));
   if (result.windows.bos_id >= 0) result.ids.insert(result.ids.begin(), result.windows.bos_id);
   return result;
+}
+
+std::string ScoredText(const WindowOptions& windows, int64_t num_windows) {
+  std::string text = absl::StrCat("positions ", windows.skip, "..", windows.window - 1, " of ",
+                                  num_windows, " windows");
+  if (windows.Stride() != windows.window) {
+    absl::StrAppend(&text, ", from the second on ", windows.FirstScored(1), "..",
+                    windows.window - 1);
+  }
+  return text;
 }
 
 RunnerOptions OneWindowRunner(const ModelFlags& model, int32_t window, const ModelConfig& config) {

@@ -21,6 +21,7 @@ struct TextFlags {
   std::string path;
   int32_t window = 512;
   std::string skip = "1";  // a number, or "half"
+  int32_t stride = 0;      // 0: windows end to end
   Bos bos = Bos::kAuto;
 };
 
@@ -30,13 +31,13 @@ void AddBosFlag(Flags& flags, Bos& bos);
 // not name.
 absl::StatusOr<int32_t> BosId(const Tokenizer& tokenizer, Bos bos);
 
-// --text, --window, --skip, --bos; the values they have now are the defaults shown.
+// --text, --window, --skip, --stride, --bos; the values they have now are the defaults shown.
 void AddTextFlags(Flags& flags, TextFlags& text);
 
 // The help's paragraph about them.
 extern const char kTextProtocol[];
 
-// INVALID_ARGUMENT: no path, or a skip out of range. Reads nothing.
+// INVALID_ARGUMENT: no path, or a skip or stride out of range. Reads nothing.
 absl::Status CheckTextFlags(const TextFlags& flags);
 
 // "half" is window / 2 + 1: the positions that llama.cpp scores. INVALID_ARGUMENT
@@ -52,6 +53,9 @@ struct EvalText {
 };
 absl::StatusOr<EvalText> TokenizeText(const TextFlags& flags, const std::string& text,
                                       const Tokenizer& tokenizer);
+
+// "positions 257..511 of 66 windows", and how later ones differ where they overlap.
+std::string ScoredText(const WindowOptions& windows, int64_t num_windows);
 
 // One window at a time is all that runs: the cache holds one, whatever the model's own context is.
 RunnerOptions OneWindowRunner(const ModelFlags& model, int32_t window, const ModelConfig& config);

@@ -43,6 +43,13 @@ std::vector<std::pair<std::string, DType>> KvCacheTypes() {
       {"f16", DType::kF16}, {"bf16", DType::kBf16}, {"int8", DType::kI8}, {"fp8", DType::kF8E4M3}};
 }
 
+std::string KvCacheTypeName(DType type) {
+  for (const auto& [name, value] : KvCacheTypes()) {
+    if (value == type) return name;
+  }
+  return "unknown";
+}
+
 absl::Status CheckModelGiven(const std::string& path) {
   if (!path.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(

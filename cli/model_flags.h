@@ -40,6 +40,7 @@ std::string CpuActivationsName(CpuActivations activations);
 
 // The words of --kv-cache-type.
 std::vector<std::pair<std::string, DType>> KvCacheTypes();
+std::string KvCacheTypeName(DType type);
 
 // "cpu", "cuda:N" ("cuda" is cuda:0), or "auto": cuda:0 where there is one to use, otherwise the
 // CPU.

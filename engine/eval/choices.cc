@@ -6,8 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "engine/batch.h"
-#include "kernels/check.h"
+#include "engine/eval/passages.h"
 
 namespace nibble {
 namespace {
@@ -47,85 +46,6 @@ absl::Status CheckQuestion(const ChoiceQuestion& question, const RunnerLimits& l
   return absl::OkStatus();
 }
 
-// A choice on its way through the runner.
-struct Running {
-  const Choice* choice = nullptr;
-  double* logprob = nullptr;  // of its ending, when all of it is computed
-  int32_t num_computed = 0;
-};
-
-class Scoring {
- public:
-  explicit Scoring(ModelRunner& runner) : runner_(runner), limits_(runner.limits()) {
-    blocks_ = (limits_.max_context + limits_.block_size - 1) / limits_.block_size;
-    const int32_t slots = std::min(limits_.max_sequences, limits_.num_blocks / blocks_);
-    NIBBLE_CHECK(slots >= 1);  // the cache holds a sequence of max_context tokens
-    running_.resize(slots);
-    tables_.resize(slots);
-    for (int32_t slot = 0; slot < slots; ++slot) {
-      for (int32_t b = 0; b < blocks_; ++b) tables_[slot].push_back(slot * blocks_ + b);
-    }
-  }
-
-  // Runs all choices to their end, in order.
-  absl::Status Run(std::vector<Running> waiting) {
-    std::reverse(waiting.begin(), waiting.end());
-    for (;;) {
-      for (Running& slot : running_) {
-        if (slot.choice != nullptr || waiting.empty()) continue;
-        slot = waiting.back();
-        waiting.pop_back();
-      }
-      std::vector<Running*> rows;
-      const Batch batch = NextBatch(rows);
-      if (rows.empty()) return absl::OkStatus();
-      NIBBLE_ASSIGN_OR_RETURN(const StepResult result, runner_.Run(batch));
-      NIBBLE_CHECK(result.rows.size() == rows.size());
-      for (size_t i = 0; i < rows.size(); ++i) {
-        for (const Logprob& token : result.rows[i].prompt_logprobs) {
-          *rows[i]->logprob += token.logprob;
-        }
-        const auto size = static_cast<int32_t>(rows[i]->choice->ids.size());
-        if (rows[i]->num_computed == size) *rows[i] = Running();
-      }
-    }
-  }
-
- private:
-  Batch NextBatch(std::vector<Running*>& rows) {
-    Batch batch;
-    for (size_t slot = 0; slot < running_.size(); ++slot) {
-      Running& running = running_[slot];
-      if (running.choice == nullptr) continue;
-      const std::vector<int32_t>& ids = running.choice->ids;
-      BatchRow row;
-      row.sequence_id = slot;
-      row.tokens = ids;
-      row.prompt_length = static_cast<int32_t>(ids.size());
-      row.num_computed = running.num_computed;
-      row.num_scheduled = std::min(row.prompt_length - running.num_computed,
-                                   limits_.max_batch_tokens - batch.num_tokens);
-      if (row.num_scheduled <= 0) continue;
-      row.block_table = tables_[slot];
-      row.sampling = &sampling_;
-      row.prompt_logprobs = 0;
-      row.prompt_scored = std::max(running.choice->first_scored - 1, running.num_computed);
-      running.num_computed += row.num_scheduled;
-      batch.num_tokens += row.num_scheduled;
-      batch.rows.push_back(row);
-      rows.push_back(&running);
-    }
-    return batch;
-  }
-
-  ModelRunner& runner_;
-  const RunnerLimits limits_;
-  const SamplingParams sampling_;
-  int32_t blocks_ = 0;  // of one choice
-  std::vector<Running> running_;
-  std::vector<std::vector<int32_t>> tables_;
-};
-
 Estimate Share(int64_t right, int64_t all) {
   const double share = static_cast<double>(right) / static_cast<double>(all);
   if (all < 2) return {share, 0};
@@ -142,12 +62,37 @@ bool IsBest(const ChoiceQuestion& question, Value value) {
   return static_cast<int32_t>(best) == question.answer;
 }
 
+// Every choice of every question, in order.
+struct ChoiceAt {
+  size_t question, choice;
+};
+std::vector<ChoiceAt> AllChoices(absl::Span<const ChoiceQuestion> questions) {
+  std::vector<ChoiceAt> all;
+  for (size_t q = 0; q < questions.size(); ++q) {
+    for (size_t i = 0; i < questions[q].choices.size(); ++i) all.push_back({q, i});
+  }
+  return all;
+}
+
+int32_t Longest(absl::Span<const ChoiceQuestion> questions) {
+  size_t longest = 0;
+  for (const ChoiceQuestion& question : questions) {
+    for (const Choice& choice : question.choices) longest = std::max(longest, choice.ids.size());
+  }
+  return static_cast<int32_t>(longest);
+}
+
+// A question's choices as they come in.
+struct Answer {
+  std::vector<double> logprobs;
+  size_t missing = 0;
+};
+
 }  // namespace
 
 absl::StatusOr<ChoicesResult> EvaluateChoices(ModelRunner& runner,
                                               absl::Span<const ChoiceQuestion> questions,
                                               std::function<void(int64_t, int64_t)> progress) {
-  constexpr size_t kAtOnce = 64;  // questions between two reports of progress
   if (questions.empty()) return absl::InvalidArgumentError("there are no questions");
   for (size_t q = 0; q < questions.size(); ++q) {
     const absl::Status status = CheckQuestion(questions[q], runner.limits());
@@ -155,32 +100,33 @@ absl::StatusOr<ChoicesResult> EvaluateChoices(ModelRunner& runner,
       return absl::Status(status.code(), absl::StrCat("question ", q + 1, " ", status.message()));
     }
   }
-  Scoring scoring(runner);
   ChoicesResult result;
-  int64_t right = 0, right_by_length = 0;
-  for (size_t first = 0; first < questions.size(); first += kAtOnce) {
-    const auto part = questions.subspan(first, kAtOnce);
-    std::vector<std::vector<double>> logprobs;
-    for (const ChoiceQuestion& question : part) logprobs.emplace_back(question.choices.size(), 0.0);
-    std::vector<Running> waiting;
-    for (size_t q = 0; q < part.size(); ++q) {
-      for (size_t i = 0; i < part[q].choices.size(); ++i) {
-        const Choice& choice = part[q].choices[i];
-        waiting.push_back({&choice, &logprobs[q][i], 0});
-        result.tokens += static_cast<int64_t>(choice.ids.size()) - choice.first_scored;
-      }
-    }
-    NIBBLE_RETURN_IF_ERROR(scoring.Run(std::move(waiting)));
-    for (size_t q = 0; q < part.size(); ++q) {
-      const std::vector<double>& of = logprobs[q];
-      right += IsBest(part[q], [&](size_t i) { return of[i]; }) ? 1 : 0;
-      right_by_length +=
-          IsBest(part[q], [&](size_t i) { return of[i] / part[q].choices[i].num_characters; }) ? 1
-                                                                                               : 0;
-    }
-    result.questions += static_cast<int64_t>(part.size());
-    if (progress) progress(result.questions, static_cast<int64_t>(questions.size()));
+  std::vector<Answer> answers;
+  for (const ChoiceQuestion& question : questions) {
+    answers.push_back({std::vector<double>(question.choices.size()), question.choices.size()});
   }
+  int64_t right = 0, right_by_length = 0;
+  const std::vector<ChoiceAt> all = AllChoices(questions);
+  const auto passage = [&](int64_t index) {
+    const Choice& choice = questions[all[index].question].choices[all[index].choice];
+    result.tokens += static_cast<int64_t>(choice.ids.size()) - choice.first_scored;
+    return Passage{choice.ids, choice.first_scored};
+  };
+  const auto scored = [&](int64_t index, PassageScore score) {
+    Answer& answer = answers[all[index].question];
+    answer.logprobs[all[index].choice] = score.sum;
+    if (--answer.missing > 0) return;
+    const ChoiceQuestion& question = questions[all[index].question];
+    const auto sum = [&](size_t i) { return answer.logprobs[i]; };
+    right += IsBest(question, sum) ? 1 : 0;
+    right_by_length +=
+        IsBest(question, [&](size_t i) { return sum(i) / question.choices[i].num_characters; }) ? 1
+                                                                                                : 0;
+    if (progress) progress(++result.questions, static_cast<int64_t>(questions.size()));
+  };
+  NIBBLE_RETURN_IF_ERROR(
+      ScorePassages(runner, Longest(questions), static_cast<int64_t>(all.size()), passage, scored));
+  result.questions = static_cast<int64_t>(questions.size());
   result.accuracy = Share(right, result.questions);
   result.accuracy_by_length = Share(right_by_length, result.questions);
   return result;

@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "engine/eval/divergence.h"
+#include "engine/eval/estimate.h"
 #include "engine/model/model_runner.h"
 
 namespace nibble {

@@ -5,7 +5,8 @@
 // candidate's, natural logarithms, no temperature:
 //   KL(p || q) = sum_i p_i (log p_i - log q_i), in nats: what is lost when q stands in for p;
 //   agreement: the likeliest token is the same (lowest id on ties);
-//   delta = log q(target) - log p(target), the target being the token that the text has next.
+//   delta = log q(target) - log p(target), the target being the token that the text has next;
+//   probability_rms = root mean square of q(target) - p(target).
 // A standard error takes the scored tokens as independent. Both runners see the same tokens, so
 // that of the mean delta (and of the ratio of the perplexities, exp(-mean delta)) is a paired one,
 // far smaller than that of either perplexity.
@@ -16,25 +17,28 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/eval/base_distributions.h"
+#include "engine/eval/estimate.h"
 #include "engine/eval/windows.h"
 #include "engine/model/logits_runner.h"
 
 namespace nibble {
 
-struct Estimate {
-  double mean = 0;
-  double standard_error = 0;  // of the mean; 0 for one sample
-};
-
 struct DivergenceResult {
-  Estimate kl;                                               // nats a token
-  double kl_median = 0, kl_p90 = 0, kl_p99 = 0, kl_max = 0;  // quantiles, interpolated linearly
-  Estimate agreement;                                        // share of tokens, 0 to 1
-  Estimate delta;                                            // nats a token
-  double base_nll = 0, candidate_nll = 0;                    // mean, nats a token
-  int64_t tokens = 0;                                        // scored
+  Estimate kl;                         // nats a token
+  Estimate kl_median, kl_p90, kl_p99;  // quantiles
+  double kl_max = 0;                   // of these tokens; more tokens find a larger one
+  Estimate agreement;                  // share of tokens, 0 to 1
+  Estimate delta;                      // nats a token
+  Estimate probability_rms;            // 0 to 1
+  Estimate base_nll, candidate_nll;    // nats a token
+  int64_t tokens = 0;                  // scored
   int64_t windows = 0;
 };
+
+// exp(-mean delta), the ratio of the perplexities, candidate to base; its error, to first order, is
+// a paired one.
+Estimate PerplexityRatio(const DivergenceResult& result);
 
 // Runs the windows through both, a chunk of tokens at a time: at most 64 MiB of the base's logits
 // are held (one position's, where that is more). Cost: two forward passes with the head at every
@@ -43,6 +47,12 @@ struct DivergenceResult {
 // INVALID_ARGUMENT when the vocabularies differ in size or CheckWindows refuses; INTERNAL names the
 // side, the window and the position of logits that are not finite.
 absl::StatusOr<DivergenceResult> EvaluateDivergence(LogitsRunner& base, LogitsRunner& candidate,
+                                                    absl::Span<const int32_t> ids,
+                                                    const WindowOptions& options,
+                                                    std::function<void(int64_t, int64_t)> progress);
+// Against any base; one from a file costs a forward pass less.
+absl::StatusOr<DivergenceResult> EvaluateDivergence(BaseDistributions& base,
+                                                    LogitsRunner& candidate,
                                                     absl::Span<const int32_t> ids,
                                                     const WindowOptions& options,
                                                     std::function<void(int64_t, int64_t)> progress);

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/eval/estimate.h"
 #include "engine/eval/windows.h"
 #include "engine/model/model_runner.h"
 
@@ -16,8 +17,9 @@ using PerplexityOptions = WindowOptions;
 
 struct PerplexityResult {
   double perplexity = 0;
-  double nll = 0;      // mean, nats a token
-  int64_t tokens = 0;  // scored
+  double nll = 0;        // mean, nats a token
+  double nll_error = 0;  // its standard error; that of the perplexity is perplexity times it
+  int64_t tokens = 0;    // scored
   int64_t windows = 0;
 };
 

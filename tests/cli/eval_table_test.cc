@@ -31,14 +31,14 @@ std::vector<TableRow> Rows() {
   base.method = "as it is";
   base.bits = 16;
   base.bytes = 4 << 20;
-  base.result.candidate_nll = base.result.base_nll = 2;
+  base.result.candidate_nll.mean = base.result.base_nll.mean = 2;
   base.decode_rate = 99.6;
   row.method = "rtn-int4-full-g128";
   row.bits = 4.125;
   row.bytes = 1 << 20;
   row.result.kl = {0.25, 0.0625};
-  row.result.base_nll = 2;
-  row.result.candidate_nll = 2 + std::log1p(0.05);
+  row.result.base_nll.mean = 2;
+  row.result.candidate_nll.mean = 2 + std::log1p(0.05);
   row.result.agreement.mean = 0.75;
   row.result.tokens = 510;
   row.result.windows = 2;

@@ -10,66 +10,16 @@
 #include <limits>
 #include <vector>
 
+#include "tests/engine/eval/formula_logits.h"
+
 namespace nibble {
 namespace {
 
 using testing::HasSubstr;
 
-constexpr int32_t kVocab = 23;
+using FormulaRunner = FormulaLogits;
 
-// Logits by formula, of the token and position; `bend` changes them. Checks what it is asked to
-// run.
-class FormulaRunner : public LogitsRunner {
- public:
-  explicit FormulaRunner(float bend, int32_t max_batch_tokens = 16, int32_t vocab_size = kVocab)
-      : bend_(bend) {
-    limits_.vocab_size = vocab_size;
-    limits_.max_context = 64;
-    limits_.block_size = 8;
-    limits_.num_blocks = 8;
-    limits_.max_batch_tokens = max_batch_tokens;
-    limits_.max_sequences = 1;
-  }
-
-  static float Logit(int32_t token, int32_t position, int32_t word, float bend) {
-    const int32_t mixed = (token * 31 + position * 17 + word * 7 + token * word) % 19;
-    return 0.3f * static_cast<float>(mixed) + bend * static_cast<float>((word + position) % 5);
-  }
-
-  RunnerLimits limits() const override { return limits_; }
-  absl::StatusOr<StepResult> Run(const Batch&) override { return absl::UnimplementedError("Run"); }
-
-  absl::Status RunForLogits(const Batch& batch, LogitsVisitor visit) override {
-    EXPECT_EQ(batch.rows.size(), 1u);
-    const BatchRow& row = batch.rows[0];
-    EXPECT_EQ(row.num_scheduled, batch.num_tokens);
-    EXPECT_LE(batch.num_tokens, limits_.max_batch_tokens);
-    EXPECT_TRUE(row.num_computed == computed_ || row.num_computed == 0) << "a gap";
-    computed_ = row.num_computed + row.num_scheduled;
-    EXPECT_GE(static_cast<int32_t>(row.block_table.size()) * limits_.block_size, computed_);
-    ++num_steps;
-    if (num_steps == fail_at) return absl::InternalError("the device is gone");
-    std::vector<float> logits(limits_.vocab_size);
-    for (int32_t p = std::max(row.num_computed, row.prompt_scored); p < computed_; ++p) {
-      for (int32_t w = 0; w < limits_.vocab_size; ++w) {
-        logits[w] = Logit(row.tokens[p], p, w, bend_);
-      }
-      if (p == poisoned_position) logits[3] = poison;
-      visit(0, p, logits);
-    }
-    return absl::OkStatus();
-  }
-
-  int num_steps = 0;
-  int fail_at = -1;
-  int32_t poisoned_position = -1;
-  float poison = 0;
-
- private:
-  float bend_;
-  RunnerLimits limits_;
-  int32_t computed_ = 0;
-};
+constexpr int32_t kVocab = kFormulaVocab;
 
 std::vector<int32_t> Text(int32_t n) {
   std::vector<int32_t> ids(n);
@@ -97,7 +47,7 @@ std::vector<double> Logprobs(int32_t token, int32_t position, float bend) {
 }
 
 struct Expected {
-  std::vector<double> kl, delta;
+  std::vector<double> kl, delta, change;
   double base_nll = 0, candidate_nll = 0;
   int64_t same = 0;
 };
@@ -105,9 +55,11 @@ struct Expected {
 Expected ExpectedOf(std::vector<int32_t> ids, const WindowOptions& options, float base_bend,
                     float bend) {
   Expected expected;
-  for (size_t first = 0; first + options.window <= ids.size(); first += options.window) {
+  for (size_t first = 0; first + options.window <= ids.size(); first += options.Stride()) {
     if (options.bos_id >= 0) ids[first] = options.bos_id;
-    for (int32_t target = options.skip; target < options.window; ++target) {
+    const bool overlaps = first > 0 && options.Stride() != options.window;
+    for (int32_t target = overlaps ? options.window - options.stride : options.skip;
+         target < options.window; ++target) {
       const int32_t token = ids[first + target - 1], next = ids[first + target];
       const std::vector<double> p = Logprobs(token, target - 1, base_bend);
       const std::vector<double> q = Logprobs(token, target - 1, bend);
@@ -115,6 +67,7 @@ Expected ExpectedOf(std::vector<int32_t> ids, const WindowOptions& options, floa
       for (int32_t w = 0; w < kVocab; ++w) kl += std::exp(p[w]) * (p[w] - q[w]);
       expected.kl.push_back(kl);
       expected.delta.push_back(q[next] - p[next]);
+      expected.change.push_back(std::exp(q[next]) - std::exp(p[next]));
       expected.base_nll -= p[next];
       expected.candidate_nll -= q[next];
       expected.same += std::max_element(p.begin(), p.end()) - p.begin() ==
@@ -170,13 +123,34 @@ TEST(DivergenceTest, FollowsTheProtocolHoweverTheChunksAreCut) {
         ASSERT_EQ(result->tokens, static_cast<int64_t>(expected.kl.size()));
         EXPECT_NEAR(result->kl.mean, Mean(expected.kl), 1e-12);
         EXPECT_NEAR(result->delta.mean, Mean(expected.delta), 1e-12);
-        EXPECT_NEAR(result->base_nll, expected.base_nll / result->tokens, 1e-12);
-        EXPECT_NEAR(result->candidate_nll, expected.candidate_nll / result->tokens, 1e-12);
+        EXPECT_NEAR(result->base_nll.mean, expected.base_nll / result->tokens, 1e-12);
+        EXPECT_NEAR(result->candidate_nll.mean, expected.candidate_nll / result->tokens, 1e-12);
         EXPECT_NEAR(result->agreement.mean, double(expected.same) / result->tokens, 1e-12);
         EXPECT_NEAR(result->kl_max, *std::max_element(expected.kl.begin(), expected.kl.end()),
                     1e-12);
         EXPECT_EQ(base.num_steps, candidate.num_steps) << "in lockstep";
       }
+    }
+  }
+}
+
+// Overlapping windows score every token once, and each but the first with as much past.
+TEST(DivergenceTest, AStrideScoresTheLastOfEachWindow) {
+  for (int32_t stride : {1, 6, 10, 19, 20}) {
+    for (int32_t max_batch_tokens : {1, 7, 64}) {
+      WindowOptions options = Options(20, 1, 5);
+      options.stride = stride;
+      FormulaRunner base(0.0f), candidate(0.04f, max_batch_tokens);
+      const auto result = EvaluateDivergence(base, candidate, Text(87), options, nullptr);
+      ASSERT_TRUE(result.ok()) << result.status();
+      const Expected expected = ExpectedOf(Text(87), options, 0.0f, 0.04f);
+      EXPECT_EQ(result->windows, (87 - 20) / stride + 1);
+      ASSERT_EQ(result->tokens, static_cast<int64_t>(expected.kl.size()));
+      if (stride < 20) {
+        EXPECT_EQ(result->tokens, 19 + (87 - 20) / stride * stride) << "none twice, none left out";
+      }
+      EXPECT_NEAR(result->kl.mean, Mean(expected.kl), 1e-12);
+      EXPECT_NEAR(result->candidate_nll.mean, expected.candidate_nll / result->tokens, 1e-12);
     }
   }
 }
@@ -195,10 +169,15 @@ TEST(DivergenceTest, ErrorsAndQuantilesAreThoseOfTheTokens) {
   EXPECT_LT(share, 1);
   EXPECT_NEAR(result.agreement.standard_error, std::sqrt(share * (1 - share) / n), 1e-12);
   EXPECT_GT(result.delta.standard_error, 0);
+  EXPECT_NEAR(result.probability_rms.mean, EstimateRootMeanSquare(expected.change).mean, 1e-12);
+  EXPECT_GT(result.probability_rms.standard_error, 0);
+  const Estimate ratio = PerplexityRatio(result);
+  EXPECT_NEAR(ratio.mean, std::exp(result.candidate_nll.mean - result.base_nll.mean), 1e-12);
+  EXPECT_LT(ratio.standard_error / ratio.mean, result.candidate_nll.standard_error) << "paired";
   std::sort(expected.kl.begin(), expected.kl.end());
-  EXPECT_NEAR(result.kl_median, expected.kl[47], 1e-12);
-  EXPECT_NEAR(result.kl_p90, 0.4 * expected.kl[84] + 0.6 * expected.kl[85], 1e-9);
-  EXPECT_NEAR(result.kl_p99, 0.94 * expected.kl[93] + 0.06 * expected.kl[94], 1e-9);
+  EXPECT_NEAR(result.kl_median.mean, expected.kl[47], 1e-12);
+  EXPECT_NEAR(result.kl_p90.mean, 0.4 * expected.kl[84] + 0.6 * expected.kl[85], 1e-9);
+  EXPECT_NEAR(result.kl_p99.mean, 0.94 * expected.kl[93] + 0.06 * expected.kl[94], 1e-9);
 }
 
 TEST(DivergenceTest, ARunnerDoesNotDivergeFromItself) {
@@ -210,7 +189,8 @@ TEST(DivergenceTest, ARunnerDoesNotDivergeFromItself) {
   EXPECT_EQ(result.agreement.mean, 1);
   EXPECT_EQ(result.agreement.standard_error, 0);
   EXPECT_EQ(result.delta.mean, 0);
-  EXPECT_EQ(result.base_nll, result.candidate_nll);
+  EXPECT_EQ(result.base_nll.mean, result.candidate_nll.mean);
+  EXPECT_EQ(result.probability_rms.mean, 0);
 }
 
 TEST(DivergenceTest, OneTokenHasNoStandardError) {
@@ -219,7 +199,7 @@ TEST(DivergenceTest, OneTokenHasNoStandardError) {
       EvaluateDivergence(base, candidate, Text(20), Options(20, 19), nullptr).value();
   EXPECT_EQ(result.tokens, 1);
   EXPECT_EQ(result.kl.standard_error, 0);
-  EXPECT_EQ(result.kl_median, result.kl_max);
+  EXPECT_EQ(result.kl_median.mean, result.kl_max);
 }
 
 TEST(DivergenceTest, ReportsProgressInWindows) {

@@ -86,9 +86,11 @@ std::vector<int32_t> Text(int32_t n) {
 double ExpectedNll(std::vector<int32_t> ids, const PerplexityOptions& options, int64_t* tokens) {
   double nll = 0;
   *tokens = 0;
-  for (size_t first = 0; first + options.window <= ids.size(); first += options.window) {
+  for (size_t first = 0; first + options.window <= ids.size(); first += options.Stride()) {
     if (options.bos_id >= 0) ids[first] = options.bos_id;
-    for (int32_t p = options.skip; p < options.window; ++p, ++*tokens) {
+    const bool overlaps = first > 0 && options.Stride() != options.window;
+    for (int32_t p = overlaps ? options.window - options.stride : options.skip; p < options.window;
+         ++p, ++*tokens) {
       nll -= FormulaRunner::Logprob(ids[first + p - 1], ids[first + p], p);
     }
   }
@@ -117,6 +119,51 @@ TEST(PerplexityTest, FollowsTheProtocolHoweverTheStepsAreCut) {
       }
     }
   }
+}
+
+TEST(PerplexityTest, AStrideScoresTheLastOfEachWindow) {
+  for (int32_t stride : {1, 6, 19, 20}) {
+    for (int32_t max_batch_tokens : {1, 21, 1000}) {
+      FormulaRunner runner(Limits(max_batch_tokens));
+      PerplexityOptions options;
+      options.window = 20;
+      options.stride = stride;
+      options.bos_id = 42;
+      int64_t tokens = 0;
+      const double expected = ExpectedNll(Text(167), options, &tokens);
+      const auto result = EvaluatePerplexity(runner, Text(167), options, nullptr);
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_EQ(result->tokens, tokens);
+      EXPECT_EQ(result->windows, (167 - 20) / stride + 1);
+      EXPECT_NEAR(result->nll, expected, 1e-12);
+    }
+  }
+}
+
+// Same bits: a window's sum does not depend on what ran beside it.
+TEST(PerplexityTest, StepsDoNotChangeTheResult) {
+  PerplexityOptions options;
+  options.window = 20;
+  FormulaRunner one(Limits(1)), many(Limits(1000));
+  const auto a = EvaluatePerplexity(one, Text(300), options, nullptr);
+  const auto b = EvaluatePerplexity(many, Text(300), options, nullptr);
+  EXPECT_EQ(a->nll, b->nll);
+  EXPECT_EQ(a->nll_error, b->nll_error);
+}
+
+TEST(PerplexityTest, TheErrorIsThatOfTheTokens) {
+  FormulaRunner runner(Limits(100));
+  PerplexityOptions options;
+  options.window = 20;
+  std::vector<double> nlls;
+  const std::vector<int32_t> ids = Text(200);
+  for (size_t first = 0; first < 200; first += 20) {
+    for (int32_t p = 1; p < 20; ++p) {
+      nlls.push_back(-FormulaRunner::Logprob(ids[first + p - 1], ids[first + p], p));
+    }
+  }
+  const auto result = EvaluatePerplexity(runner, ids, options, nullptr);
+  EXPECT_NEAR(result->nll_error, EstimateMean(nlls).standard_error, 1e-12);
 }
 
 TEST(PerplexityTest, RunsSeveralWindowsInAStep) {
@@ -149,7 +196,8 @@ TEST(PerplexityTest, ReportsProgressInWindows) {
                 heard.emplace_back(done, total);
               }).ok());
   EXPECT_THAT(heard,
-              testing::ElementsAre(testing::Pair(2, 5), testing::Pair(4, 5), testing::Pair(5, 5)));
+              testing::ElementsAre(testing::Pair(1, 5), testing::Pair(2, 5), testing::Pair(3, 5),
+                                   testing::Pair(4, 5), testing::Pair(5, 5)));
 }
 
 TEST(PerplexityTest, RefusesBadOptionsByName) {
@@ -169,6 +217,15 @@ TEST(PerplexityTest, RefusesBadOptionsByName) {
   EXPECT_THAT(message(20, 20, -1, 100), HasSubstr("skip is 20"));
   EXPECT_THAT(message(20, 1, 100, 100), HasSubstr("bos_id is 100"));
   EXPECT_THAT(message(20, 1, -1, 19), HasSubstr("19 tokens"));
+  PerplexityOptions options;
+  options.window = 20;
+  options.stride = 21;
+  EXPECT_THAT(std::string(EvaluatePerplexity(runner, Text(99), options, {}).status().message()),
+              HasSubstr("stride is 21"));
+  options.stride = 15;
+  options.skip = 6;
+  EXPECT_THAT(std::string(EvaluatePerplexity(runner, Text(99), options, {}).status().message()),
+              HasSubstr("skip is 6, with a stride of 15 the range is 1 to window - stride = 5"));
   EXPECT_EQ(runner.num_steps, 0);
 }
 
