@@ -55,9 +55,21 @@ constexpr char kInspectFooter[] = R"(
 Reads the file's directory, not its weights. Exit code 1 when the file is corrupt or cannot be served; the report is
 printed either way.
 
+--plan needs no file: the memory a model takes is arithmetic.
+  weights    parameters x bits a weight / 8. A format is N-bit (codes alone), a ggml type (q4_k) or a scheme of `nibble
+             eval table` (int4-asym-g128, nf4-b64-dq), whose bits count scales and zero points. "loaded here" is what
+             this program holds: wider where it has no kernel for a format. Norms and biases stay f32.
+  KV cache   2 (k and v) x layers x kv heads x head_dim x bytes of the type, a token. Blocks are handed out whole.
+  fit        blocks in (memory - loaded weights), over the blocks of a full sequence; activations are not counted.
+GB is 10^9 bytes, GiB 2^30: 16 sequences whose cache takes 2 GiB each take 32 GiB, which are 34.4 GB.
+
 Examples
   nibble inspect m.gguf --tensors
-  nibble inspect --machine               CPU, caches, the instruction set that is chosen, and why)";
+  nibble inspect --machine               CPU, caches, the instruction set that is chosen, and why
+  nibble inspect --plan --parameters 70b --formats 16-bit,4-bit,q4_k          140 GB, 35 GB, and what 4 bits really take
+  nibble inspect --plan --layers 32 --heads 32 --head-dim 128 --context 4096 --sequences 16                32 GiB of cache
+  nibble inspect --plan random:llama-3.1-70b --memory 80GB --context 8192     a known shape on one device
+  nibble inspect --plan m.gguf --memory 4GiB --output json)";
 
 constexpr char kBenchFooter[] = R"(
 prefill: N prompts of --prompt-tokens together, for every batch N. decode: --generate-tokens for N sequences together,

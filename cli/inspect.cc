@@ -8,6 +8,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "cli/inspect_machine.h"
+#include "cli/inspect_remote.h"
+#include "cli/local_model.h"
+#include "cli/provenance.h"
 
 namespace nibble {
 namespace {
@@ -70,19 +73,23 @@ std::vector<const TensorReport*> Converted(const InspectReport& report) {
   return converted;
 }
 
-class Lines {
- public:
-  explicit Lines(std::ostream& out) : out_(out) {}
-  void Add(absl::string_view name, absl::string_view value) {
-    if (!value.empty()) out_ << absl::StreamFormat("%-14s %s\n", name, value);
-  }
-
- private:
-  std::ostream& out_;
-};
-
 std::string MiB(int64_t bytes) {
   return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+// Bytes a token in every type a cache can have.
+Json CacheJson(const ModelConfig& config) {
+  Json json = Json::object();
+  for (const auto& [name, type] : KvCacheTypes()) json[name] = KvBytesPerToken(config, type);
+  return json;
+}
+
+std::string CacheText(const ModelConfig& config) {
+  std::vector<std::string> parts;
+  for (const auto& [name, type] : KvCacheTypes()) {
+    parts.push_back(absl::StrCat(name, " ", KvBytesPerToken(config, type)));
+  }
+  return absl::StrCat("bytes a token: ", absl::StrJoin(parts, ", "));
 }
 
 void PrintShape(const ModelConfig& config, Lines& lines) {
@@ -105,9 +112,7 @@ void PrintWeights(const InspectReport& report, Lines& lines) {
               absl::StrFormat("%d tensors, %.2f bits a weight", count, BitsOf(report, type)));
   }
   if (report.loaded_bytes > 0) lines.Add("loaded", MiB(report.loaded_bytes));
-  if (report.kv_bytes_per_token > 0) {
-    lines.Add("kv cache", absl::StrCat(report.kv_bytes_per_token, " bytes a token"));
-  }
+  if (report.kv_bytes_per_token > 0) lines.Add("kv cache", CacheText(report.config));
 }
 
 void PrintConverted(const InspectReport& report, Lines& lines) {
@@ -124,50 +129,18 @@ void PrintConverted(const InspectReport& report, Lines& lines) {
                                          converted.size(), MiB(extra)));
 }
 
-Json ProvenanceJson(const InspectReport& report) {
-  if (!report.quantized.has_value()) return nullptr;
-  const QuantizeProvenance& quantized = *report.quantized;
-  Json errors = Json::object();
-  for (const auto& [name, error] : quantized.tensor_errors) errors[name] = error;
-  return {{"method", quantized.method},
-          {"type", quantized.type},
-          {"options", quantized.options},
-          {"tool", quantized.tool},
-          {"source_sha256", quantized.source_sha256},
-          {"importance_sha256", quantized.importance_sha256},
-          {"calibration_sha256", quantized.calibration_sha256},
-          {"tensor_errors", std::move(errors)}};
-}
-
-void PrintProvenance(const QuantizeProvenance& quantized, Lines& lines) {
-  std::string how = absl::StrCat(quantized.type, " (", quantized.method, ") by ", quantized.tool);
-  if (!quantized.options.empty()) absl::StrAppend(&how, ", ", quantized.options);
-  lines.Add("quantized", how);
-  lines.Add("  from sha256", quantized.source_sha256);
-  if (!quantized.importance_sha256.empty()) {
-    lines.Add("  importance", absl::StrCat("sha256 ", quantized.importance_sha256));
-  }
-  if (!quantized.calibration_sha256.empty()) {
-    lines.Add("  calibration", absl::StrCat("sha256 ", quantized.calibration_sha256));
-  }
-  if (quantized.tensor_errors.empty()) return;
-  const auto worst =
-      std::max_element(quantized.tensor_errors.begin(), quantized.tensor_errors.end(),
-                       [](const auto& a, const auto& b) { return a.second < b.second; });
-  lines.Add("  errors",
-            absl::StrFormat("%d tensors, at most %.5f (%s)", quantized.tensor_errors.size(),
-                            worst->second, worst->first));
-}
-
 }  // namespace
 
 void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect) {
-  CLI::Option* file = app.add_option("file", inspect.file, "GGUF file, or folder with config.json")
+  CLI::Option* file = app.add_option("file", inspect.file,
+                                     "GGUF file, folder with config.json, or random:SHAPE[:FORMAT]")
                           ->type_name("FILE");
   flags.Add("--machine", inspect.machine, "Instead of a file: this machine, and what runs on it")
       ->excludes(file);
   flags.Add("--tensors", inspect.tensors, "List every tensor");
   flags.Add("--metadata", inspect.metadata, "List every key of the file");
+  AddRemoteFlags(flags, inspect.remote);
+  AddPlanFlags(flags, inspect.plan);
   AddOutputFlag(flags, inspect.output);
 }
 
@@ -185,6 +158,7 @@ Json InspectJson(const InspectReport& report) {
                {"loaded_bytes", report.loaded_bytes},
                {"bits_per_weight", report.bits_per_weight},
                {"kv_bytes_per_token", report.kv_bytes_per_token},
+               {"kv_bytes_per_token_by_type", CacheJson(report.config)},
                {"tokenizer", report.tokenizer},
                {"has_chat_template", report.has_chat_template}};
   if (!report.status.ok()) {
@@ -201,7 +175,7 @@ Json InspectJson(const InspectReport& report) {
   json["converted"] = Json::array();
   for (const TensorReport* tensor : Converted(report)) json["converted"].push_back(tensor->name);
   json["unsupported"] = report.unsupported;
-  json["quantized"] = ProvenanceJson(report);
+  json["quantized"] = ProvenanceJson(report.quantized);
   json["metadata"] = Json::object();
   for (const auto& [key, value] : report.metadata) json["metadata"][key] = value;
   return json;
@@ -239,6 +213,8 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
 
 int RunInspect(const InspectFlags& flags, const Io& io) {
   if (flags.machine) return RunInspectMachine(flags.output, io);
+  if (!flags.remote.server.empty()) return RunInspectRemote(flags.remote, flags.output, io);
+  if (flags.plan.plan) return RunPlan(flags.file, flags.plan, flags.output, io);
   if (flags.file.empty()) {
     return WrongUsage(io, absl::InvalidArgumentError(
                               "file: found nothing, needed a GGUF file or a model folder"));

@@ -6,8 +6,10 @@
 #include <string>
 
 #include "cli/flags.h"
+#include "cli/inspect_plan.h"
 #include "cli/io.h"
 #include "cli/output.h"
+#include "cli/remote.h"
 #include "engine/inspect.h"
 
 namespace nibble {
@@ -17,6 +19,8 @@ struct InspectFlags {
   bool machine = false;   // the machine instead of a file
   bool tensors = false;   // list every tensor in the text form too
   bool metadata = false;  // likewise every key
+  RemoteFlags remote;     // a server to ask instead of a file
+  PlanFlags plan;         // memory arithmetic for the file, or for a shape
   OutputFormat output = OutputFormat::kText;
 };
 

@@ -25,4 +25,12 @@ absl::StatusOr<std::vector<int32_t>> ParseIntList(absl::string_view text);
 // "1234=-100" to {1234, -100}. INVALID_ARGUMENT names the item.
 absl::StatusOr<std::pair<int32_t, float>> ParseLogitBias(absl::string_view text);
 
+// "80GB" (10^9), "24GiB" (2^30), kB, KiB, MB, MiB, TB, TiB and plain bytes; fractions are allowed
+// before a unit. 1 byte to 2^62. INVALID_ARGUMENT otherwise.
+absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
+
+// "70b" (10^9), "135m" (10^6), "1.5t" (10^12) in either case, and plain numbers: 1 to 10^15.
+// INVALID_ARGUMENT otherwise.
+absl::StatusOr<int64_t> ParseCount(absl::string_view text);
+
 }  // namespace nibble

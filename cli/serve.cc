@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,8 @@
 #include "engine/base/log.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status_macros.h"
+#include "engine/quantize_record.h"
+#include "engine/random_model.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
@@ -86,6 +89,14 @@ void DescribeWeights(const std::vector<TensorReport>& tensors, ModelInfo& info) 
   if (most != bytes.end()) info.weights_format = most->first;
 }
 
+// What the model's file tells of how it was quantized; a folder or a random model tells nothing.
+std::optional<QuantizeProvenance> ProvenanceOf(const std::string& path) {
+  if (IsRandomModel(path) || IsModelFolder(path)) return std::nullopt;
+  const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+  if (!file.ok()) return std::nullopt;
+  return ReadProvenance(*file);
+}
+
 ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
   const DeviceInfo device = model.backend->Info();
   ModelInfo info;
@@ -95,6 +106,7 @@ ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
   info.weights_bytes = model.runner->bytes().weights;
   info.kv_cache_bytes = model.runner->bytes().kv_cache;
   info.context_length = model.config.context_length;
+  info.quantized = ProvenanceOf(model.file->name());
   if (model.chat_template != nullptr)
     info.chat_template = std::string(model.chat_template->source());
   info.backend = absl::StrCat(device.name, " ", device.isa, ", ", device.num_threads, " threads");

@@ -2,12 +2,46 @@
 
 #include <memory>
 
+#include "engine/weights/printable.h"
 #include "nibble/v1/model.grpc.pb.h"
 #include "server/finish_unary.h"
 #include "server/services.h"
 
 namespace nibble {
 namespace {
+
+// A proto string must be UTF-8, a file's may be anything.
+std::string Utf8(const std::string& text) { return IsUtf8(text) ? text : QuoteForMessage(text); }
+
+void Fill(const EvaluationRecord& record, v1::QuantizationQuality* quality) {
+  quality->set_kl_nats(record.kl);
+  quality->set_kl_standard_error_nats(record.kl_standard_error);
+  quality->set_kl_p99_nats(record.kl_p99);
+  quality->set_top1_agreement_ratio(record.top1_agreement);
+  quality->set_perplexity(record.perplexity);
+  quality->set_source_perplexity(record.perplexity_source);
+  quality->set_tokens(record.tokens);
+  quality->set_text_sha256(Utf8(record.text_sha256));
+  quality->set_protocol(Utf8(record.protocol));
+}
+
+void Fill(const QuantizeProvenance& quantized, v1::Quantization* quantization) {
+  quantization->set_method(Utf8(quantized.method));
+  quantization->set_type(Utf8(quantized.type));
+  quantization->set_options(Utf8(quantized.options));
+  quantization->set_tool(Utf8(quantized.tool));
+  quantization->set_source_sha256(Utf8(quantized.source_sha256));
+  quantization->set_importance_sha256(Utf8(quantized.importance_sha256));
+  quantization->set_calibration_sha256(Utf8(quantized.calibration_sha256));
+  for (const auto& [tensor, error] : quantized.tensor_errors) {
+    v1::TensorError* out = quantization->add_tensor_errors();
+    out->set_tensor(Utf8(tensor));
+    out->set_relative_error(error);
+  }
+  if (quantized.evaluation.has_value()) {
+    Fill(*quantized.evaluation, quantization->mutable_quality());
+  }
+}
 
 void Fill(const ServingState::Serving& serving, v1::GetModelResponse* response) {
   const ModelInfo& model = *serving.model;
@@ -20,6 +54,7 @@ void Fill(const ServingState::Serving& serving, v1::GetModelResponse* response) 
   response->set_trained_context_tokens(model.context_length);
   response->set_chat_template(model.chat_template);
   response->set_backend(model.backend);
+  if (model.quantized.has_value()) Fill(*model.quantized, response->mutable_quantization());
   const RunnerLimits limits = serving.engine->limits();
   response->set_max_context_tokens(limits.max_context);
   response->set_vocab_size(limits.vocab_size);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -17,6 +18,7 @@
 #include "engine/base/log.h"
 #include "engine/engine.h"
 #include "engine/observer.h"
+#include "engine/quantize_record.h"
 
 namespace nibble {
 
@@ -66,6 +68,7 @@ struct ModelInfo {
   int32_t context_length = 0;  // the model was trained for
   std::string chat_template;   // source, "" when none
   std::string backend;         // "cpu avx512_vnni, 2 threads"
+  std::optional<QuantizeProvenance> quantized;  // absent: the file does not tell
 };
 
 struct BoundPorts {

@@ -58,8 +58,8 @@ TEST(MakeRecordTest, KeepsTheFiguresAndSaysHowTheyCame) {
   WindowOptions windows;
   windows.skip = 257;
   windows.bos_id = 1;
-  const DivergenceSide base = {"", "f16.gguf", "avx2", CpuActivations::kF32, DType::kF16};
-  const DivergenceSide candidate = {"", "q4.gguf", "avx2", CpuActivations::kInt8, DType::kI8};
+  const DivergenceSide base = {"", "f16.gguf", "avx2", "f32", DType::kF16};
+  const DivergenceSide candidate = {"", "q4.gguf", "avx2", "int8", DType::kI8};
   const EvaluationRecord record = MakeRecord(result, windows, base, candidate, "abc");
   EXPECT_EQ(record.kl, 0.25);
   EXPECT_EQ(record.kl_standard_error, 0.0625);

@@ -1,5 +1,5 @@
-// A GenerationService and a health service in this process, to see what the client sends and how it
-// takes answers.
+// A GenerationService, a ModelService and a health service in this process, to see what the client
+// sends and how it takes answers.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -11,10 +11,12 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "nibble/v1/generation.grpc.pb.h"
+#include "nibble/v1/model.grpc.pb.h"
 
 namespace nibble {
 
 class FakeService final : public v1::GenerationService::Service,
+                          public v1::ModelService::Service,
                           public grpc::health::v1::Health::Service {
  public:
   FakeService() {
@@ -22,6 +24,7 @@ class FakeService final : public v1::GenerationService::Service,
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(static_cast<v1::GenerationService::Service*>(this));
+    builder.RegisterService(static_cast<v1::ModelService::Service*>(this));
     builder.RegisterService(static_cast<grpc::health::v1::Health::Service*>(this));
     server_ = builder.BuildAndStart();
     address = "127.0.0.1:" + std::to_string(port);
@@ -44,7 +47,14 @@ class FakeService final : public v1::GenerationService::Service,
     return grpc::Status::OK;
   }
 
+  grpc::Status GetModel(grpc::ServerContext*, const v1::GetModelRequest*,
+                        v1::GetModelResponse* response) override {
+    *response = model;
+    return grpc::Status::OK;
+  }
+
   std::string address;
+  v1::GetModelResponse model;
   std::vector<v1::GenerateStreamResponse> events;  // what every stream is answered with
   std::function<void(grpc::ServerContext*)> before_end;
   grpc::Status status;

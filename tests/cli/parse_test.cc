@@ -74,5 +74,33 @@ TEST(ParseLogitBiasTest, RefusesEverythingElse) {
   }
 }
 
+TEST(ParseBytesTest, DecimalAndBinaryUnitsDiffer) {
+  EXPECT_EQ(*ParseBytes("80GB"), 80'000'000'000);
+  EXPECT_EQ(*ParseBytes("24GiB"), int64_t{24} << 30);
+  EXPECT_EQ(*ParseBytes("1.5 TiB"), int64_t{3} << 39);
+  EXPECT_EQ(*ParseBytes("512MiB"), 512 << 20);
+  EXPECT_EQ(*ParseBytes("2kB"), 2000);
+  EXPECT_EQ(*ParseBytes("7B"), 7);
+  EXPECT_EQ(*ParseBytes("123"), 123);
+}
+
+TEST(ParseBytesTest, RefusesEverythingElse) {
+  for (const char* text : {"", "0", "GB", "-1GB", "1e9", "inf", "nan", "80G", "80 apples", "1..2GB",
+                           "99999999999TB", "1GBB"}) {
+    EXPECT_FALSE(ParseBytes(text).ok()) << text;
+  }
+}
+
+TEST(ParseCountTest, ReadsMillionsAndBillions) {
+  EXPECT_EQ(*ParseCount("70b"), 70'000'000'000);
+  EXPECT_EQ(*ParseCount("8.03B"), 8'030'000'000);
+  EXPECT_EQ(*ParseCount("135m"), 135'000'000);
+  EXPECT_EQ(*ParseCount("1t"), 1'000'000'000'000);
+  EXPECT_EQ(*ParseCount("42"), 42);
+  for (const char* text : {"", "0", "b", "-1b", "many", "1e9", "1001t", "7k"}) {
+    EXPECT_FALSE(ParseCount(text).ok()) << text;
+  }
+}
+
 }  // namespace
 }  // namespace nibble

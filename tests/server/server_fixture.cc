@@ -15,6 +15,7 @@ ServerTest::ServerTest() {
   options_.listen = std::string("127.0.0.1:0");  // g++ 12 warns of the plain literal
   options_.metrics_listen = options_.listen;
   options_.model_name = std::string("m");
+  model_ = {.name = "m", .architecture = "llama", .weights_bytes = 123, .backend = "fake"};
   options_.drain_timeout = std::chrono::seconds(20);
   options_.log = Log::ToFunction(LogLevel::kDebug, [this](const std::string& line) {
     MutexLock lock(mutex_);
@@ -37,8 +38,7 @@ void ServerTest::ServeFake(const FakeEngine::Options& options) {
   with_observer.observer = server_->observer();
   auto engine = std::make_unique<FakeEngine>(clock_, with_observer);
   engine_ = engine.get();
-  server_->Serve(std::move(engine),
-                 {.name = "m", .architecture = "llama", .weights_bytes = 123, .backend = "fake"});
+  server_->Serve(std::move(engine), model_);
   if (options_.tls.cert.empty()) {
     Eventually([&] { return HealthOf("") == grpc::health::v1::HealthCheckResponse::SERVING; },
                "SERVING");

@@ -70,6 +70,7 @@ class ServerTest : public ::testing::Test {
 
   OffsetClock clock_;
   ServerOptions options_;
+  ModelInfo model_;  // what ServeFake serves
   std::unique_ptr<Server> server_;
   FakeEngine* engine_ = nullptr;  // owned by the server
   std::shared_ptr<grpc::Channel> channel_;

@@ -112,6 +112,7 @@ TEST_F(ServerTest, GetModelTellsTheModelAndItsLimits) {
     ASSERT_TRUE(stub->GetModel(&context, {}, &response).ok());
   }
   EXPECT_EQ(response.model(), "m");
+  EXPECT_FALSE(response.has_quantization());
   EXPECT_EQ(response.architecture(), "llama");
   EXPECT_EQ(response.max_context_tokens(), 512);
   EXPECT_EQ(response.vocab_size(), FakeTokenizer::kVocabSize);
@@ -121,6 +122,37 @@ TEST_F(ServerTest, GetModelTellsTheModelAndItsLimits) {
   other.set_model("other");
   grpc::ClientContext context;
   EXPECT_EQ(stub->GetModel(&context, other, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServerTest, GetModelTellsHowTheWeightsWereQuantized) {
+  QuantizeProvenance quantized;
+  quantized.method = "ggml";
+  quantized.type = "q4_k_m";
+  quantized.options = "\xff";  // not UTF-8: a proto would not take it
+  quantized.tool = "nibble 0.1.0";
+  quantized.source_sha256 = "5ce";
+  quantized.calibration_sha256 = "ca1";
+  quantized.tensor_errors = {{"blk.0.attn_q.weight", 0.25f}};
+  quantized.evaluation = EvaluationRecord{.kl = 0.0069, .perplexity = 37.3, .tokens = 33726};
+  model_.quantized = quantized;
+  StartServing();
+  v1::GetModelResponse response;
+  grpc::ClientContext context;
+  ASSERT_TRUE(v1::ModelService::NewStub(channel_)->GetModel(&context, {}, &response).ok());
+  const v1::Quantization& told = response.quantization();
+  EXPECT_EQ(told.method(), "ggml");
+  EXPECT_EQ(told.type(), "q4_k_m");
+  EXPECT_EQ(told.options(), "\"\\xff\"");
+  EXPECT_EQ(told.tool(), "nibble 0.1.0");
+  EXPECT_EQ(told.source_sha256(), "5ce");
+  EXPECT_EQ(told.importance_sha256(), "");
+  EXPECT_EQ(told.calibration_sha256(), "ca1");
+  ASSERT_EQ(told.tensor_errors_size(), 1);
+  EXPECT_EQ(told.tensor_errors(0).tensor(), "blk.0.attn_q.weight");
+  EXPECT_EQ(told.tensor_errors(0).relative_error(), 0.25);
+  EXPECT_EQ(told.quality().kl_nats(), 0.0069);
+  EXPECT_EQ(told.quality().perplexity(), 37.3);
+  EXPECT_EQ(told.quality().tokens(), 33726);
 }
 
 TEST_F(ServerTest, GetLoadCountsOpenRequests) {
