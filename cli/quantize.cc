@@ -18,6 +18,7 @@
 #include "cli/version.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
+#include "engine/quantize_source.h"
 #include "kernels/backend.h"
 
 namespace nibble {
@@ -128,10 +129,10 @@ void WarnAboutPlan(const std::vector<TensorRecipe>& recipes, const Job& job, con
 }
 
 // A dry run's report: sizes without errors.
-QuantizeReport Planned(const GgufFile& file, const std::vector<TensorRecipe>& recipes) {
+QuantizeReport Planned(const SourceTensors& source, const std::vector<TensorRecipe>& recipes) {
   QuantizeReport report;
   for (size_t t = 0; t < recipes.size(); ++t) {
-    const GgufTensor& tensor = file.tensors()[t];
+    const SourceTensor& tensor = source.tensors()[t];
     report.tensors.push_back({.name = tensor.name,
                               .source = recipes[t].source,
                               .target = recipes[t].target,
@@ -214,13 +215,16 @@ void PrintReport(const QuantizeFlags& flags, const QuantizeReport& report, std::
 absl::StatusOr<QuantizeReport> Quantize(const QuantizeFlags& flags, Job& job, Interrupt& interrupt,
                                         const Io& io) {
   NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
-  NIBBLE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(flags.model));
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<TensorRecipe> recipes, PlanTypes(file, job.recipe));
+  NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(flags.model));
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<TensorRecipe> recipes,
+                          PlanTypes(source.tensors(), job.recipe));
   WarnAboutPlan(recipes, job, io);
-  if (flags.dry_run) return Planned(file, recipes);
+  QuantizeOptions options;
+  NIBBLE_ASSIGN_OR_RETURN(options.keys, source.Keys());
+  if (flags.dry_run) return Planned(source.tensors(), recipes);
+  NIBBLE_ASSIGN_OR_RETURN(options.source_sha256, source.Sha256());
   const SteadyClock clock;
   Progress progress(io.err, io.err_is_terminal, "quantizing", nullptr, &clock);
-  QuantizeOptions options;
   options.mix = job.recipe.mix;
   options.output = flags.output;
   options.options_text = OptionsText(flags);
@@ -235,7 +239,7 @@ absl::StatusOr<QuantizeReport> Quantize(const QuantizeFlags& flags, Job& job, In
     options.calibration_sha256 = job.calibration_sha256;
   }
   interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
-  absl::StatusOr<QuantizeReport> report = QuantizeGguf(file, recipes, options);
+  absl::StatusOr<QuantizeReport> report = QuantizeGguf(source.tensors(), recipes, options);
   interrupt.OnInterrupt(nullptr);
   return report;
 }
@@ -266,7 +270,10 @@ Examples
 }
 
 void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize) {
-  flags.Add("--model", quantize.model, "GGUF file to read")->type_name("FILE");
+  flags
+      .Add("--model", quantize.model,
+           "GGUF file, or folder with config.json, tokenizer.json and safetensors")
+      ->type_name("PATH");
   // No environment twin: NIBBLE_OUTPUT is the form of other subcommands' results.
   flags.App()
       .add_option("--output", quantize.output, "GGUF file to write (this flag has no twin)")

@@ -13,6 +13,9 @@
 
 namespace nibble {
 
+// A key of our own: whether text takes Unicode's form C before it is tokenized (bool).
+inline constexpr char kNfcKey[] = "nibble.tokenizer.nfc";
+
 // Fills `config` from the metadata and from which tensors exist, as far as it gets, and returns the
 // first error: DATA_LOSS for a value no model has, INVALID_ARGUMENT for values that do not fit
 // together, UNIMPLEMENTED for another architecture or a key whose maths we do not have. Reads

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/gguf_model.h"
 #include "engine/model_file.h"
 #include "engine/weights/printable.h"
 
@@ -164,7 +165,11 @@ class VocabularyReader {
     NIBBLE_RETURN_IF_ERROR(
         ReadFlag("add_bos_token", SentencePiece() || llama3, spec_.bos_id, spec_.add_bos));
     NIBBLE_RETURN_IF_ERROR(ReadFlag("add_eos_token", false, spec_.eos_id, spec_.add_eos));
-    return ReadFlag("add_space_prefix", SentencePiece(), 0, spec_.add_space_prefix);
+    NIBBLE_RETURN_IF_ERROR(
+        ReadFlag("add_space_prefix", SentencePiece(), 0, spec_.add_space_prefix));
+    if (!file_.Has(kNfcKey)) return absl::OkStatus();
+    NIBBLE_ASSIGN_OR_RETURN(spec_.normalize_nfc, file_.GetBool(kNfcKey));
+    return absl::OkStatus();
   }
 
   // `id` is the token the flag would add; -1 turns the default off and contradicts a flag that is

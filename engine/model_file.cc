@@ -42,6 +42,13 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> MakeTemplate(const std::string& na
   return chat;
 }
 
+absl::StatusOr<std::optional<std::string>> ReadChatTemplate(const GgufFile& file) {
+  constexpr absl::string_view kKey = "tokenizer.chat_template";
+  if (!file.Has(kKey)) return std::optional<std::string>();
+  NIBBLE_ASSIGN_OR_RETURN(std::string text, file.GetString(kKey));
+  return std::optional<std::string>(std::move(text));
+}
+
 class GgufModelFile final : public ModelFile {
  public:
   explicit GgufModelFile(GgufFile file) : file_(std::move(file)) {}
@@ -50,13 +57,11 @@ class GgufModelFile final : public ModelFile {
   std::unique_ptr<WeightSource> Source(const ModelConfig&) const override {
     return MakeGgufSource(file_);
   }
-  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
-    return nibble::LoadTokenizer(file_);
+  absl::StatusOr<TokenizerSpec> Vocabulary() const override { return ReadTokenizerSpec(file_); }
+  absl::StatusOr<std::optional<std::string>> ChatTemplateText() const override {
+    return ReadChatTemplate(file_);
   }
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(
-      const Tokenizer& tokenizer) const override {
-    return nibble::LoadChatTemplate(file_, tokenizer);
-  }
+  const GgufFile* gguf() const override { return &file_; }
 
  private:
   const GgufFile file_;
@@ -75,20 +80,13 @@ class HfModelFile final : public ModelFile {
   std::unique_ptr<WeightSource> Source(const ModelConfig& config) const override {
     return model_->Source(config);
   }
-  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
+  absl::StatusOr<TokenizerSpec> Vocabulary() const override {
     ModelConfig config;
     NIBBLE_RETURN_IF_ERROR(ReadHfConfig(model_->config(), name(), config));
-    NIBBLE_ASSIGN_OR_RETURN(
-        TokenizerSpec spec,
-        ReadHfTokenizerSpec(model_->folder(), model_->config(), config.vocab_size));
-    return MakeTokenizer(name(), std::move(spec));
+    return ReadHfTokenizerSpec(model_->folder(), model_->config(), config.vocab_size);
   }
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(
-      const Tokenizer& tokenizer) const override {
-    NIBBLE_ASSIGN_OR_RETURN(const std::optional<std::string> source,
-                            ReadHfChatTemplate(model_->folder()));
-    if (!source.has_value()) return nullptr;
-    return MakeTemplate(name(), *source, tokenizer);
+  absl::StatusOr<std::optional<std::string>> ChatTemplateText() const override {
+    return ReadHfChatTemplate(model_->folder());
   }
 
  private:
@@ -104,11 +102,9 @@ class RandomModelFile final : public ModelFile {
   std::unique_ptr<WeightSource> Source(const ModelConfig&) const override {
     return MakeRandomSource(model_);
   }
-  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
-    return MakeTokenizer(name(), RandomVocabulary(model_));
-  }
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const Tokenizer&) const override {
-    return nullptr;
+  absl::StatusOr<TokenizerSpec> Vocabulary() const override { return RandomVocabulary(model_); }
+  absl::StatusOr<std::optional<std::string>> ChatTemplateText() const override {
+    return std::optional<std::string>();
   }
 
  private:
@@ -162,6 +158,18 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& pa
   return std::make_unique<GgufModelFile>(std::move(file));
 }
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> ModelFile::LoadTokenizer() const {
+  NIBBLE_ASSIGN_OR_RETURN(TokenizerSpec spec, Vocabulary());
+  return MakeTokenizer(name(), std::move(spec));
+}
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ModelFile::LoadChatTemplate(
+    const Tokenizer& tokenizer) const {
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<std::string> source, ChatTemplateText());
+  if (!source.has_value()) return nullptr;
+  return MakeTemplate(name(), *source, tokenizer);
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
   NIBBLE_ASSIGN_OR_RETURN(TokenizerSpec spec, ReadTokenizerSpec(file));
   return MakeTokenizer(file.name(), std::move(spec));
@@ -169,10 +177,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
 
 absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const GgufFile& file,
                                                                const Tokenizer& tokenizer) {
-  constexpr absl::string_view kKey = "tokenizer.chat_template";
-  if (!file.Has(kKey)) return nullptr;
-  NIBBLE_ASSIGN_OR_RETURN(const std::string source, file.GetString(kKey));
-  return MakeTemplate(file.name(), source, tokenizer);
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<std::string> source, ReadChatTemplate(file));
+  if (!source.has_value()) return nullptr;
+  return MakeTemplate(file.name(), *source, tokenizer);
 }
 
 }  // namespace nibble

@@ -35,13 +35,14 @@ struct Deviation {
 
 class Quantization {
  public:
-  Quantization(const GgufFile& file, const std::vector<TensorRecipe>& recipes,
+  Quantization(const SourceTensors& source, const std::vector<TensorRecipe>& recipes,
                const QuantizeOptions& options, GgufFileWriter& writer)
-      : file_(file), recipes_(recipes), options_(options), writer_(writer) {
+      : source_(source), recipes_(recipes), options_(options), writer_(writer) {
     for (size_t t = 0; t < recipes.size(); ++t) {
       const int64_t row = recipes[t].dims[0];
-      const int64_t rows = file.tensors()[t].num_elements / row;
-      const int64_t at_once = std::max<int64_t>(1, kPieceElements / row);
+      const int64_t rows = source.tensors()[t].num_elements / row;
+      const int64_t multiple = source.row_multiple();
+      const int64_t at_once = std::max<int64_t>(1, kPieceElements / row / multiple) * multiple;
       for (int64_t first = 0; first < rows; first += at_once) {
         pieces_.push_back({t, first, std::min(at_once, rows - first)});
       }
@@ -98,18 +99,16 @@ class Quantization {
   absl::Status Convert(size_t p) {
     const Piece& piece = pieces_[p];
     const TensorRecipe& recipe = recipes_[piece.tensor];
-    const GgufTensor& tensor = file_.tensors()[piece.tensor];
     const int64_t row = recipe.dims[0], n = piece.rows * row;
     const int64_t source_row = BytesOf(recipe.source, row);
     std::vector<uint8_t> buffer;
-    NIBBLE_ASSIGN_OR_RETURN(
-        const absl::Span<const uint8_t> bytes,
-        file_.Read(tensor, piece.first_row * source_row, piece.rows * source_row, buffer));
+    NIBBLE_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> bytes,
+                            source_.ReadRows(piece.tensor, piece.first_row, piece.rows, buffer));
     const int64_t target_row = BytesOf(recipe.target, row);
     if (recipe.copied) return writer_.Write(piece.tensor, piece.first_row * source_row, bytes);
     if (const absl::Status finite = CheckFinite(recipe.source, bytes); !finite.ok()) {
       return absl::Status(finite.code(),
-                          absl::StrCat(file_.name(), ": tensor '", recipe.name, "', from row ",
+                          absl::StrCat(source_.name(), ": tensor '", recipe.name, "', from row ",
                                        piece.first_row, ": ", finite.message()));
     }
     std::vector<float> values(static_cast<size_t>(n)), back(static_cast<size_t>(n));
@@ -132,7 +131,7 @@ class Quantization {
     return writer_.Write(piece.tensor, piece.first_row * target_row, encoded);
   }
 
-  const GgufFile& file_;
+  const SourceTensors& source_;
   const std::vector<TensorRecipe>& recipes_;
   const QuantizeOptions& options_;
   GgufFileWriter& writer_;
@@ -159,15 +158,14 @@ absl::Status CheckImportance(const std::vector<TensorRecipe>& recipes,
   return absl::OkStatus();
 }
 
-// The file's keys; `errors` has one number a recipe.
-GgufKeys KeysFor(const GgufFile& file, const std::vector<TensorRecipe>& recipes,
-                 const QuantizeOptions& options, const std::string& source_sha256,
+// `errors` has one number a recipe.
+GgufKeys KeysFor(const std::vector<TensorRecipe>& recipes, const QuantizeOptions& options,
                  const std::vector<double>& errors) {
-  GgufKeys keys = GgufKeys::CopyOf(file);
+  GgufKeys keys = options.keys;
   keys.RemoveAll("nibble.quantize.");
   keys.SetU32("general.file_type", options.mix.file_type);
   keys.SetU32("general.quantization_version", kGgmlQuantizationVersion);
-  keys.SetString("nibble.quantize.source_sha256", source_sha256);
+  keys.SetString("nibble.quantize.source_sha256", options.source_sha256);
   keys.SetString("nibble.quantize.method", "ggml");
   keys.SetString("nibble.quantize.type", options.mix.name);
   keys.SetString("nibble.quantize.options", options.options_text);
@@ -211,13 +209,13 @@ absl::StatusOr<std::string> FileSha256(const std::string& path) {
   return Hex(hash.Finish());
 }
 
-absl::StatusOr<QuantizeReport> QuantizeGguf(const GgufFile& file,
+absl::StatusOr<QuantizeReport> QuantizeGguf(const SourceTensors& source,
                                             const std::vector<TensorRecipe>& recipes,
                                             const QuantizeOptions& options) {
-  NIBBLE_CHECK(recipes.size() == file.tensors().size() && options.num_threads >= 1);
+  NIBBLE_CHECK(recipes.size() == source.tensors().size() && options.num_threads >= 1);
   NIBBLE_RETURN_IF_ERROR(CheckImportance(recipes, options.importance));
   QuantizeReport report;
-  NIBBLE_ASSIGN_OR_RETURN(report.source_sha256, FileSha256(file.name()));
+  report.source_sha256 = options.source_sha256;
   std::vector<GgufTensorPlan> plan;
   for (const TensorRecipe& recipe : recipes) {
     plan.push_back({recipe.name, recipe.dims, recipe.target});
@@ -225,13 +223,12 @@ absl::StatusOr<QuantizeReport> QuantizeGguf(const GgufFile& file,
   const std::vector<double> unknown(recipes.size(), 0.0);  // as many bytes as the errors will take
   NIBBLE_ASSIGN_OR_RETURN(
       GgufFileWriter writer,
-      GgufFileWriter::Create(options.output,
-                             KeysFor(file, recipes, options, report.source_sha256, unknown), plan));
-  Quantization work(file, recipes, options, writer);
+      GgufFileWriter::Create(options.output, KeysFor(recipes, options, unknown), plan));
+  Quantization work(source, recipes, options, writer);
   NIBBLE_RETURN_IF_ERROR(work.Run());
   const std::vector<double> errors = work.RelativeErrors();
   for (size_t t = 0; t < recipes.size(); ++t) {
-    const GgufTensor& tensor = file.tensors()[t];
+    const SourceTensor& tensor = source.tensors()[t];
     report.tensors.push_back({.name = tensor.name,
                               .source = recipes[t].source,
                               .target = recipes[t].target,
@@ -241,8 +238,7 @@ absl::StatusOr<QuantizeReport> QuantizeGguf(const GgufFile& file,
                               .relative_error = errors[t]});
   }
   report.output_bytes = writer.size_bytes();
-  NIBBLE_RETURN_IF_ERROR(
-      writer.Finish(KeysFor(file, recipes, options, report.source_sha256, errors)));
+  NIBBLE_RETURN_IF_ERROR(writer.Finish(KeysFor(recipes, options, errors)));
   return report;
 }
 

@@ -1,11 +1,10 @@
-// From one GGUF file to another: every tensor as a recipe says (recipe.h), all keys kept, and what
-// was done written into the file.
+// From a model to a GGUF file: every tensor as a recipe says (recipe.h), the keys that are given,
+// and what was done written into the file.
 //
 //   general.file_type, general.quantization_version   of the mix; 2, the version of ggml's types
-//   nibble.quantize.source_sha256    of the whole source file
-//   nibble.quantize.method           "ggml" (engine/quantize/ggml)
-//   nibble.quantize.type             the mix, "q4_k_m"
-//   nibble.quantize.options          what else was asked for, as flags
+//   nibble.quantize.source_sha256    of the whole source file; of a folder as quantize_source.h
+//   says nibble.quantize.method           "ggml" (engine/quantize/ggml) nibble.quantize.type the
+//   mix, "q4_k_m" nibble.quantize.options          what else was asked for, as flags
 //   nibble.quantize.importance_sha256  only where an importance matrix was used
 //   nibble.quantize.calibration_sha256  of the text, where the importance was measured on one
 //   nibble.quantize.tool             "nibble 0.1.0"
@@ -23,13 +22,17 @@
 #include "absl/status/statusor.h"
 #include "engine/quantize/importance.h"
 #include "engine/quantize/recipe.h"
+#include "engine/quantize/source_tensors.h"
 #include "engine/weights/gguf_file.h"
+#include "engine/weights/gguf_writer.h"
 
 namespace nibble {
 
 struct QuantizeOptions {
   MixInfo mix;
   std::string output;
+  GgufKeys keys;                           // the model's own
+  std::string source_sha256;               // for nibble.quantize.source_sha256
   std::string options_text;                // for nibble.quantize.options
   std::string tool;                        // for nibble.quantize.tool
   int32_t num_threads = 1;                 // 1 or more
@@ -62,7 +65,7 @@ struct QuantizeReport {
 // DATA_LOSS for a weight that is NaN or infinite or a file that became shorter; INVALID_ARGUMENT
 // where the importance of a tensor has another number of columns; RESOURCE_EXHAUSTED for a full
 // disk; CANCELLED. Replaces a file that is there: the caller decides whether it may.
-absl::StatusOr<QuantizeReport> QuantizeGguf(const GgufFile& file,
+absl::StatusOr<QuantizeReport> QuantizeGguf(const SourceTensors& source,
                                             const std::vector<TensorRecipe>& recipes,
                                             const QuantizeOptions& options);
 

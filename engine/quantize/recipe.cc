@@ -48,7 +48,7 @@ Role RoleOf(absl::string_view name) {
   return absl::StrContains(name, "ffn_down") ? Role::kFfnDown : Role::kOther;
 }
 
-bool IsQuantizable(const GgufTensor& tensor) {
+bool IsQuantizable(const SourceTensor& tensor) {
   return tensor.dims.size() >= 2 && absl::EndsWith(tensor.name, "weight") &&
          !absl::StrContains(tensor.name, "_norm.weight") &&
          !absl::StrContains(tensor.name, "ffn_gate_inp.weight");
@@ -64,24 +64,19 @@ bool UsesMoreBits(int layer, int layers) {
 // The mixes' rules, tensor by tensor in the file's order: the n-th of a role is taken for layer n.
 class MixRules {
  public:
-  MixRules(const GgufFile& file, const RecipeOptions& options) : options_(options) {
-    for (const GgufTensor& tensor : file.tensors()) {
+  MixRules(const SourceTensors& source, const RecipeOptions& options) : options_(options) {
+    for (const SourceTensor& tensor : source.tensors()) {
       const Role role = RoleOf(tensor.name);
       tied_ &= role != Role::kOutput;
       num_values_ += role == Role::kAttnV || role == Role::kAttnQkv;
       num_downs_ += role == Role::kFfnDown;
     }
-    const std::string architecture = file.GetString("general.architecture").value_or("");
-    const auto number = [&](absl::string_view key) {
-      return file.GetInt(absl::StrCat(architecture, ".", key)).value_or(0);
-    };
-    const int64_t heads = number("attention.head_count");
-    const int64_t kv_heads = number("attention.head_count_kv");
+    const auto [layers, heads, kv_heads] = source.counts();
     shared_values_ = kv_heads > 0 && heads / kv_heads >= 4;
-    is_70b_ = number("block_count") == 80 && heads != kv_heads;
+    is_70b_ = layers == 80 && heads != kv_heads;
   }
 
-  Type TypeFor(const GgufTensor& tensor) {
+  Type TypeFor(const SourceTensor& tensor) {
     const Type base = options_.mix.base;
     if (IsPlain(base) || options_.pure) return base;
     switch (RoleOf(tensor.name)) {
@@ -103,7 +98,7 @@ class MixRules {
   }
 
  private:
-  Type OutputType(const GgufTensor& tensor) const {
+  Type OutputType(const SourceTensor& tensor) const {
     const Type base = options_.mix.base;
     const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(base));
     if (base == Type::kMXFP4 || tensor.dims[0] % info.block_elements != 0) return Type::kQ8_0;
@@ -273,15 +268,16 @@ absl::StatusOr<GgmlType> ParseEncodableType(absl::string_view name) {
       absl::StrCat("found \"", name, "\", needed one of ", absl::StrJoin(known, ", ")));
 }
 
-absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const GgufFile& file,
+absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options) {
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<Override> overrides, Compile(options.overrides));
-  MixRules rules(file, options);
+  MixRules rules(source, options);
   std::vector<TensorRecipe> recipes;
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const SourceTensor& tensor : source.tensors()) {
     TensorRecipe recipe;
     recipe.name = tensor.name;
     recipe.dims = tensor.dims;
+    recipe.quantized = tensor.quantized;
     recipe.source = recipe.target = static_cast<GgmlType>(tensor.ggml_type);
     if (IsQuantizable(tensor)) {
       recipe.target = rules.TypeFor(tensor);
@@ -294,7 +290,7 @@ absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const GgufFile& file,
     recipe.copied = recipe.target == recipe.source;
     const GgmlTypeInfo info = TypeInfo(tensor.ggml_type);
     if (!recipe.copied && !info.readable) {
-      return absl::UnimplementedError(absl::StrCat(file.name(), ": tensor '", tensor.name,
+      return absl::UnimplementedError(absl::StrCat(source.name(), ": tensor '", tensor.name,
                                                    "' is of type ", info.name,
                                                    ", which this program does not read"));
     }
@@ -304,9 +300,8 @@ absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const GgufFile& file,
 }
 
 bool SourceIsQuantized(const std::vector<TensorRecipe>& tensors) {
-  return std::any_of(tensors.begin(), tensors.end(), [](const TensorRecipe& tensor) {
-    return !tensor.copied && !IsPlain(tensor.source);
-  });
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [](const TensorRecipe& tensor) { return !tensor.copied && tensor.quantized; });
 }
 
 }  // namespace nibble

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/quantize/source_tensors.h"
 #include "engine/weights/gguf_file.h"
 
 namespace nibble {
@@ -74,13 +75,14 @@ struct TensorRecipe {
   std::vector<int64_t> dims;  // dims[0] is a row's length
   GgmlType source = GgmlType::kF32;
   GgmlType target = GgmlType::kF32;
-  bool copied = false;  // bytes as they are: not quantized, or of the type already
-  std::string note;     // "rows of 72 are no multiple of 256: Q5_0 for Q4_K"; usually empty
+  bool copied = false;     // bytes as they are: not quantized, or of the type already
+  bool quantized = false;  // already, in the source
+  std::string note;        // "rows of 72 are no multiple of 256: Q5_0 for Q4_K"; usually empty
 };
 
-// One entry a tensor, in the file's order. INVALID_ARGUMENT for a pattern that is no regular
+// One entry a tensor, in the source's order. INVALID_ARGUMENT for a pattern that is no regular
 // expression; UNIMPLEMENTED for a tensor to quantize whose type cannot be read.
-absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const GgufFile& file,
+absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options);
 
 // Whether a tensor that will be quantized is of a quantized type already, so that its error adds to

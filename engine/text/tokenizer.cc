@@ -170,6 +170,13 @@ class LibraryTokenizer final : public Tokenizer {
 
 }  // namespace
 
+bool UsuallyIgnoresMerges(absl::string_view pre) {
+  for (const Split& split : kSplits) {
+    if (split.pre == pre) return split.ignore_merges;
+  }
+  return false;
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec) {
   NIBBLE_ASSIGN_OR_RETURN(const Split split, SplitOf(spec));
   NIBBLE_ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::Create(std::move(spec)));

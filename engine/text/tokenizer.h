@@ -14,6 +14,10 @@
 
 namespace nibble {
 
+// Whether tokenizers of that `pre` take a whole word that is a token for that token, even where no
+// merges lead to it, when the weight file does not say. False for one that is not known.
+bool UsuallyIgnoresMerges(absl::string_view pre);
+
 struct EncodeOptions {
   bool parse_special =
       false;  // "<|im_end|>" in the text becomes the control token, not its characters

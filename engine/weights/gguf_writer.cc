@@ -92,6 +92,18 @@ void GgufKeys::SetF64(absl::string_view key, double value) {
   Set(key, std::move(out));
 }
 
+void GgufKeys::SetF32(absl::string_view key, float value) {
+  std::vector<uint8_t> out = Typed(GgufValueType::kF32);
+  Append(value, out);
+  Set(key, std::move(out));
+}
+
+void GgufKeys::SetBool(absl::string_view key, bool value) {
+  std::vector<uint8_t> out = Typed(GgufValueType::kBool);
+  Append<uint8_t>(value ? 1 : 0, out);
+  Set(key, std::move(out));
+}
+
 void GgufKeys::SetString(absl::string_view key, absl::string_view value) {
   std::vector<uint8_t> out = Typed(GgufValueType::kString);
   AppendString(value, out);
@@ -107,6 +119,12 @@ void GgufKeys::SetStrings(absl::string_view key, absl::Span<const std::string> v
 void GgufKeys::SetFloats(absl::string_view key, absl::Span<const float> values) {
   std::vector<uint8_t> out = TypedArray(GgufValueType::kF32, values.size());
   for (const float value : values) Append(value, out);
+  Set(key, std::move(out));
+}
+
+void GgufKeys::SetInts(absl::string_view key, absl::Span<const int32_t> values) {
+  std::vector<uint8_t> out = TypedArray(GgufValueType::kI32, values.size());
+  for (const int32_t value : values) Append(value, out);
   Set(key, std::move(out));
 }
 

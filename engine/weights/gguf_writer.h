@@ -29,9 +29,12 @@ class GgufKeys {
   void SetU32(absl::string_view key, uint32_t value);
   void SetU64(absl::string_view key, uint64_t value);
   void SetF64(absl::string_view key, double value);
+  void SetF32(absl::string_view key, float value);
+  void SetBool(absl::string_view key, bool value);
   void SetString(absl::string_view key, absl::string_view value);
   void SetStrings(absl::string_view key, absl::Span<const std::string> values);
   void SetFloats(absl::string_view key, absl::Span<const float> values);
+  void SetInts(absl::string_view key, absl::Span<const int32_t> values);
   // Removes every key that begins with `prefix`.
   void RemoveAll(absl::string_view prefix);
 

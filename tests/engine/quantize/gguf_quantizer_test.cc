@@ -51,8 +51,11 @@ class GgufQuantizer : public ::testing::Test {
   absl::StatusOr<QuantizeReport> Run(absl::string_view type) {
     RecipeOptions recipe;
     recipe.mix = options_.mix = ParseMix(type).value();
-    recipes_ = PlanTypes(file_, recipe).value();
-    return QuantizeGguf(file_, recipes_, options_);
+    const std::unique_ptr<SourceTensors> source = MakeSourceTensors(file_);
+    recipes_ = PlanTypes(*source, recipe).value();
+    options_.keys = GgufKeys::CopyOf(file_);
+    options_.source_sha256 = FileSha256(path_).value();
+    return QuantizeGguf(*source, recipes_, options_);
   }
 
   const std::string path_, output_;
@@ -190,7 +193,10 @@ TEST(GgufQuantizerSources, AWeightThatIsNotFiniteNamesItsTensor) {
   QuantizeOptions options;
   recipe.mix = options.mix = ParseMix("q8_0").value();
   options.output = ::testing::TempDir() + "/nibble_quantizer_nan_out_" + std::to_string(getpid());
-  const absl::Status status = QuantizeGguf(file, PlanTypes(file, recipe).value(), options).status();
+  options.keys = GgufKeys::CopyOf(file);
+  const std::unique_ptr<SourceTensors> source = MakeSourceTensors(file);
+  const absl::Status status =
+      QuantizeGguf(*source, PlanTypes(*source, recipe).value(), options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("tensor 'blk.1.ffn_up.weight'"));
   EXPECT_FALSE(Exists(options.output));

@@ -39,7 +39,8 @@ RecipeOptions MixOf(absl::string_view name) {
 Types TypesOf(const testing::TinyModelOptions& model, const RecipeOptions& options) {
   const Parsed parsed(model);
   Types types;
-  const std::vector<TensorRecipe> recipes = PlanTypes(parsed.file, options).value();
+  const std::vector<TensorRecipe> recipes =
+      PlanTypes(*MakeSourceTensors(parsed.file), options).value();
   for (const TensorRecipe& recipe : recipes) {
     types[recipe.name] = recipe.target;
   }
@@ -133,7 +134,8 @@ TEST(Recipe, PureAndOverridesWinInThatOrder) {
   EXPECT_EQ(types.at(Layer(1, "ffn_up")), GgmlType::kQ2_K);
   const Parsed parsed(Model());
   options.overrides = {{"(", GgmlType::kQ8_0}};
-  EXPECT_EQ(PlanTypes(parsed.file, options).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PlanTypes(*MakeSourceTensors(parsed.file), options).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(Recipe, RowsThatDoNotFitFallBackByName) {
@@ -141,7 +143,8 @@ TEST(Recipe, RowsThatDoNotFitFallBackByName) {
   model.hidden = 64;
   model.ffn = 96;
   const Parsed parsed(model);
-  const std::vector<TensorRecipe> recipes = PlanTypes(parsed.file, MixOf("q4_k_m")).value();
+  const std::vector<TensorRecipe> recipes =
+      PlanTypes(*MakeSourceTensors(parsed.file), MixOf("q4_k_m")).value();
   for (const TensorRecipe& recipe : recipes) {
     if (recipe.name != Layer(1, "ffn_down")) continue;
     EXPECT_EQ(recipe.target, GgmlType::kQ5_0);
@@ -156,10 +159,12 @@ TEST(Recipe, RowsThatDoNotFitFallBackByName) {
 TEST(Recipe, ASourceThatIsQuantizedIsNoticed) {
   testing::TinyModelOptions model = Model();
   const Parsed plain(model);
-  EXPECT_FALSE(SourceIsQuantized(PlanTypes(plain.file, MixOf("q4_k_m")).value()));
+  EXPECT_FALSE(
+      SourceIsQuantized(PlanTypes(*MakeSourceTensors(plain.file), MixOf("q4_k_m")).value()));
   model.matrix_type = GgmlType::kQ8_0;
   const Parsed quantized(model);
-  EXPECT_TRUE(SourceIsQuantized(PlanTypes(quantized.file, MixOf("q4_k_m")).value()));
+  EXPECT_TRUE(
+      SourceIsQuantized(PlanTypes(*MakeSourceTensors(quantized.file), MixOf("q4_k_m")).value()));
 }
 
 }  // namespace
