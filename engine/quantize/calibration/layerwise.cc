@@ -6,19 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "engine/quantize/calibration/input_stats.h"
+#include "engine/quantize/calibration/layer_inputs.h"
 #include "engine/quantize/calibration/quantize_linear.h"
 #include "engine/quantize/methods/awq.h"
-#include "engine/quantize/methods/gemm.h"
-#include "engine/quantize/methods/parallel.h"
 #include "engine/quantize/methods/smooth_quant.h"
 
 namespace nibble::quantize {
 namespace {
-
-// Windows between two additions to the statistics: work for every core, and few enough that the
-// sums' order never depends on how many there are.
-constexpr int64_t kWindowsAtOnce = 8;
 
 constexpr int Index(Site site) { return static_cast<int>(site); }
 
@@ -31,17 +25,16 @@ class Run {
         method_(method),
         options_(options),
         sink_(sink),
-        forward_(config, std::max(1, max_tokens)),
+        inputs_(config, max_tokens, options.threads, options.cancelled),
         total_(int64_t{config.num_layers} * kNumLinears + 2 * method.head) {}
 
   absl::Status Embed(absl::Span<const std::vector<int32_t>> windows) {
     for (const std::vector<int32_t>& window : windows) {
-      WindowState state;
-      state.x.resize(static_cast<int64_t>(window.size()), config_.hidden_size);
+      MatrixF x(static_cast<int64_t>(window.size()), config_.hidden_size);
       for (size_t i = 0; i < window.size(); ++i) {
-        NIBBLE_RETURN_IF_ERROR(EmbedToken(window[i], state.x.row(static_cast<int64_t>(i)).data()));
+        NIBBLE_RETURN_IF_ERROR(EmbedToken(window[i], x.row(static_cast<int64_t>(i)).data()));
       }
-      states_.push_back(std::move(state));
+      inputs_.Add(std::move(x));
     }
     return absl::OkStatus();
   }
@@ -61,6 +54,7 @@ class Run {
     std::vector<std::string> names = {"token_embd.weight"};
     if (!config_.tied_head) names.push_back("output.weight");
     for (const std::string& name : names) {
+      if (!HasCodes(name)) continue;
       NIBBLE_ASSIGN_OR_RETURN(const MatrixF weight,
                               LoadDense(source_, name, config_.vocab_size, config_.hidden_size));
       NIBBLE_RETURN_IF_ERROR(Quantize(name, weight, MatrixF(), false).status());
@@ -83,26 +77,35 @@ class Run {
     return absl::OkStatus();
   }
 
+  bool HasCodes(const std::string& name) const {
+    return !options_.has_codes || options_.has_codes(name);
+  }
+  absl::Status Cancelled() const {
+    if (options_.cancelled == nullptr || !options_.cancelled->load()) return absl::OkStatus();
+    return absl::CancelledError("stopped; nothing was written");
+  }
+
   // Each linear on the inputs that the ones quantized before it make.
   absl::Status SiteBySite() {
     for (Site site : kSites) {
       MatrixF hessian;
-      if (!states_.empty()) hessian = Reach(site).Hessian();
+      if (!inputs_.empty()) {
+        NIBBLE_ASSIGN_OR_RETURN(const InputStats stats, inputs_.Measure(site, weights_));
+        hessian = stats.Hessian();
+      }
       for (Linear linear : LinearsOf(site)) {
         NIBBLE_ASSIGN_OR_RETURN(weights_[linear], Quantize(LinearName(layer_, linear),
                                                            weights_[linear], hessian, false));
       }
     }
-    Finish();
-    return absl::OkStatus();
+    return inputs_.Finish(weights_);
   }
 
   // All inputs first, then the linears; the next layer sees full precision.
   absl::Status WholeLayer() {
     std::vector<InputStats> stats;
-    if (!states_.empty()) {
-      for (Site site : kSites) stats.push_back(Reach(site));
-      Finish();
+    if (!inputs_.empty()) {
+      NIBBLE_ASSIGN_OR_RETURN(stats, inputs_.MeasureLayer(weights_));
     }
     if (method_.static_range.has_value()) {
       for (Site site : kSites) TellRange(site, stats[Index(site)]);
@@ -124,36 +127,6 @@ class Run {
     reports_.push_back(std::move(report));
     ++done_;
     Tell();
-  }
-
-  // Runs all windows on to the site, and sums up what arrives there.
-  InputStats Reach(Site site) {
-    const DecoderLayer::Vectors vectors{weights_.attention_norm, weights_.ffn_norm, weights_.bias};
-    InputStats stats(ShapeOf(config_, LinearsOf(site)[0]).cols);
-    for (size_t first = 0; first < states_.size(); first += kWindowsAtOnce) {
-      const size_t n = std::min<size_t>(kWindowsAtOnce, states_.size() - first);
-      ParallelRanges(static_cast<int64_t>(n), 1, options_.threads, [&](int64_t i, int64_t) {
-        forward_.Reach(
-            site, vectors, [&](Linear linear, const MatrixF& x) { return Dense(linear, x); },
-            states_[first + i]);
-      });
-      std::vector<const MatrixF*> inputs;
-      for (size_t i = 0; i < n; ++i) inputs.push_back(&states_[first + i].input);
-      stats.Add(inputs, options_.threads);
-    }
-    return stats;
-  }
-
-  void Finish() {
-    ParallelRanges(
-        static_cast<int64_t>(states_.size()), 1, options_.threads, [&](int64_t i, int64_t) {
-          forward_.Finish([&](Linear linear, const MatrixF& x) { return Dense(linear, x); },
-                          states_[i]);
-        });
-  }
-
-  MatrixF Dense(Linear linear, const MatrixF& x) const {
-    return MultiplyTransposed(x, weights_[linear]);
   }
 
   void TellRange(Site site, const InputStats& stats) {
@@ -236,6 +209,13 @@ class Run {
   // To the sink and the report; returns the values.
   absl::StatusOr<MatrixF> Quantize(const std::string& name, const MatrixF& weight,
                                    const MatrixF& hessian, bool clip) {
+    NIBBLE_RETURN_IF_ERROR(Cancelled());
+    if (!HasCodes(name)) {
+      NIBBLE_RETURN_IF_ERROR(sink_.Matrix(name, weight, nullptr));
+      ++done_;
+      Tell();
+      return weight;
+    }
     LinearOptions options;
     options.damping = options_.damping;
     options.seed = options_.seed + static_cast<uint64_t>(done_);
@@ -270,8 +250,7 @@ class Run {
   const Method& method_;
   const LayerwiseOptions& options_;
   LayerSink& sink_;
-  const DecoderLayer forward_;
-  std::vector<WindowState> states_;
+  LayerInputs inputs_;
   int32_t layer_ = 0;
   LayerWeights weights_;
   std::vector<LinearReport> reports_;

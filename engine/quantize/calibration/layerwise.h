@@ -5,10 +5,11 @@
 // before it produce ("true sequential"). AWQ and SmoothQuant move scales between the linears of a
 // layer, so they see the whole layer first, in full precision, as their authors do it.
 //
-// Memory: one layer in f32 about three times, the Hessians of its sites (four, or one), and for
-// each calibration token its residual and the widest site input: tokens * (hidden + ffn) * 4 bytes.
+// Memory: one layer in f32 about three times, the Hessians of its sites (four, or one), and what
+// layer_inputs.h keeps of the calibration text: tokens * hidden * 4 bytes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -46,7 +47,8 @@ class LayerSink {
  public:
   virtual ~LayerSink() = default;
   // `values` are what the matrix now stands for. `weight`, the codes, is null where it is not
-  // quantized (SmoothQuant's scaled weights), or where the codes are of a rotated matrix.
+  // quantized (SmoothQuant's scaled weights, linears without codes), or where the codes are of a
+  // rotated matrix.
   virtual absl::Status Matrix(const std::string& name, const MatrixF& values,
                               const QuantizedWeight* weight) = 0;
   virtual absl::Status Vector(const std::string& name, const VectorF& values) = 0;
@@ -59,13 +61,17 @@ struct LayerwiseOptions {
   float smooth_alpha = 0.5f;
   uint64_t seed = 1;  // of rotations
   int threads = 1;
+  // Which linears get codes; the others keep their values, scaled where the method scales. Empty:
+  // all.
+  std::function<bool(const std::string& name)> has_codes;
   std::function<void(int64_t done, int64_t total)> progress;  // linears; may be empty
+  const std::atomic<bool>* cancelled = nullptr;               // looked at between linears
 };
 
 // `windows` may be empty where NeedsCalibration says no. INVALID_ARGUMENT for a shape that the
 // scheme cannot hold (names the tensor), ids outside the vocabulary, no windows, or kTrain, which is
-// of the whole model at once (training/quantization_aware.h); otherwise what
-// the source or the sink says.
+// of the whole model at once (training/quantization_aware.h); CANCELLED; otherwise what the source
+// or the sink says.
 absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,
     absl::Span<const std::vector<int32_t>> windows, const LayerwiseOptions& options,

@@ -24,8 +24,8 @@ class LayerwiseTest : public ::testing::Test {
     }
   }
   absl::StatusOr<std::vector<LinearReport>> Quantize(const char* method, LayerSink& sink,
-                                                     int threads = 1) const {
-    LayerwiseOptions options;
+                                                     int threads = 1,
+                                                     LayerwiseOptions options = {}) const {
     options.threads = threads;
     return QuantizeLayers(weights_, config_, *ParseMethod(method), windows_, options, sink);
   }
@@ -132,6 +132,38 @@ TEST_F(LayerwiseTest, StaticRangesAreToldForEverySite) {
   for (Site site : kSites) EXPECT_GT(sink.input_range(1, site), 0);
   EXPECT_EQ(sink.input_range(2, Site::kDown), 0);
   EXPECT_EQ(Logits(sink), Logits(weights_));
+}
+
+// Linears that another type takes keep their values, with what was folded into them.
+TEST_F(LayerwiseTest, LinearsWithoutCodesKeepTheirValues) {
+  LayerwiseOptions options;
+  options.has_codes = [](const std::string& name) {
+    return name.find("attn_v") == std::string::npos;
+  };
+  ReplacedWeights sink(weights_);
+  const auto reports = Quantize("gptq-int4-full-g32", sink, 1, options);
+  ASSERT_EQ(reports->size(), 12u);
+  EXPECT_EQ(*LoadDense(sink, "blk.1.attn_v.weight", 32, 64),
+            *LoadDense(weights_, "blk.1.attn_v.weight", 32, 64));
+  ASSERT_TRUE(Quantize("awq-int4-full-g32", sink, 1, options).ok());
+  const VectorF scales = LoadDense(weights_, "blk.0.attn_v.weight", 32, 64)
+                             ->row(0)
+                             .cwiseQuotient(LoadDense(sink, "blk.0.attn_v.weight", 32, 64)->row(0));
+  const auto before = *weights_.LoadVector("blk.0.attn_norm.weight", 64);
+  const auto after = *sink.LoadVector("blk.0.attn_norm.weight", 64);
+  for (int i = 0; i < 64; ++i) EXPECT_NEAR(after[i] / before[i], scales[i], 1e-4) << i;
+}
+
+TEST_F(LayerwiseTest, StopsWhenToldAndSaysSo) {
+  std::atomic<bool> cancelled{false};
+  LayerwiseOptions options;
+  options.cancelled = &cancelled;
+  options.progress = [&](int64_t done, int64_t) { cancelled.store(done == 3); };
+  for (const char* method : {"rtn-int4-full-g32", "gptq-int4-full-g32", "awq-int4-full-g32"}) {
+    cancelled.store(false);
+    ReplacedWeights sink(weights_);
+    EXPECT_EQ(Quantize(method, sink, 1, options).status().code(), absl::StatusCode::kCancelled);
+  }
 }
 
 TEST_F(LayerwiseTest, ErrorsNameWhatIsWrong) {

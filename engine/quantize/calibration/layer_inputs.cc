@@ -1,0 +1,112 @@
+#include "engine/quantize/calibration/layer_inputs.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/status_macros.h"
+#include "engine/quantize/methods/gemm.h"
+#include "engine/quantize/methods/parallel.h"
+
+namespace nibble::quantize {
+namespace {
+
+// Windows whose inputs are in memory at once, at least: work for every core, and little memory.
+// Sums are taken window by window, so their order does not depend on it.
+constexpr size_t kWindowsAtOnce = 4;
+
+auto Dense(const LayerWeights& weights) {
+  return [&weights](Linear linear, const MatrixF& x) {
+    return MultiplyTransposed(x, weights[linear]);
+  };
+}
+
+void AddInputs(const std::vector<WindowState>& states, int threads, InputStats& stats) {
+  std::vector<const MatrixF*> inputs;
+  for (const WindowState& state : states) inputs.push_back(&state.input);
+  stats.Add(inputs, threads);
+}
+
+}  // namespace
+
+LayerInputs::LayerInputs(const ModelConfig& config, int32_t max_tokens, int threads,
+                         const std::atomic<bool>* cancelled)
+    : config_(config),
+      forward_(config, std::max(1, max_tokens)),
+      threads_(threads),
+      cancelled_(cancelled) {}
+
+void LayerInputs::Add(MatrixF embeddings) { residuals_.push_back(std::move(embeddings)); }
+
+void LayerInputs::Run(size_t first, std::vector<WindowState>& states,
+                      absl::FunctionRef<void(WindowState&)> fn) {
+  ParallelRanges(static_cast<int64_t>(states.size()), 1, threads_, [&](int64_t i, int64_t) {
+    states[i].x.swap(residuals_[first + i]);
+    fn(states[i]);
+    states[i].x.swap(residuals_[first + i]);
+  });
+}
+
+absl::Status LayerInputs::InParts(
+    absl::FunctionRef<void(size_t first, std::vector<WindowState>&)> fn) {
+  const size_t at_once = std::max(kWindowsAtOnce, static_cast<size_t>(threads_));
+  for (size_t first = 0; first < residuals_.size(); first += at_once) {
+    if (cancelled_ != nullptr && cancelled_->load()) {
+      return absl::CancelledError("stopped; nothing was written");
+    }
+    std::vector<WindowState> states(std::min(at_once, residuals_.size() - first));
+    fn(first, states);
+  }
+  return absl::OkStatus();
+}
+
+void LayerInputs::Reach(Site site, const LayerWeights& weights, WindowState& state) const {
+  forward_.Reach(site, {weights.attention_norm, weights.ffn_norm, weights.bias}, Dense(weights),
+                 state);
+}
+
+// Up to kFeedForward from the layer's beginning; behind it, where the attention is in the residual,
+// from the norm.
+void LayerInputs::ReachAgain(Site site, const LayerWeights& weights, WindowState& state) const {
+  if (site == Site::kDown) {
+    state.input = NormRows(state.x, weights.ffn_norm, config_.rms_epsilon);
+    Reach(site, weights, state);
+    return;
+  }
+  for (Site before : kSites) {
+    Reach(before, weights, state);
+    if (before == site) return;
+  }
+}
+
+absl::StatusOr<InputStats> LayerInputs::Measure(Site site, const LayerWeights& weights) {
+  InputStats stats(ShapeOf(config_, LinearsOf(site)[0]).cols);
+  NIBBLE_RETURN_IF_ERROR(InParts([&](size_t first, std::vector<WindowState>& states) {
+    Run(first, states, [&](WindowState& state) { ReachAgain(site, weights, state); });
+    AddInputs(states, threads_, stats);
+  }));
+  return stats;
+}
+
+absl::Status LayerInputs::Finish(const LayerWeights& weights) {
+  return InParts([&](size_t first, std::vector<WindowState>& states) {
+    Run(first, states, [&](WindowState& state) {
+      ReachAgain(Site::kDown, weights, state);
+      forward_.Finish(Dense(weights), state);
+    });
+  });
+}
+
+absl::StatusOr<std::vector<InputStats>> LayerInputs::MeasureLayer(const LayerWeights& weights) {
+  std::vector<InputStats> stats;
+  for (Site site : kSites) stats.emplace_back(ShapeOf(config_, LinearsOf(site)[0]).cols);
+  NIBBLE_RETURN_IF_ERROR(InParts([&](size_t first, std::vector<WindowState>& states) {
+    for (Site site : kSites) {
+      Run(first, states, [&](WindowState& state) { Reach(site, weights, state); });
+      AddInputs(states, threads_, stats[static_cast<int>(site)]);
+    }
+    Run(first, states, [&](WindowState& state) { forward_.Finish(Dense(weights), state); });
+  }));
+  return stats;
+}
+
+}  // namespace nibble::quantize

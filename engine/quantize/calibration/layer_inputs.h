@@ -1,0 +1,58 @@
+// The windows of a calibration text on their way through the layers, and what arrives at the
+// linears of the layer they have come to.
+//
+// Only residuals are kept: tokens * hidden * 4 bytes. Inputs of sites, up to four times as wide,
+// are computed again from them where they are needed, a few windows at a time; taking the windows
+// through a layer site by site so costs half as much again as with all inputs kept.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/model/model_config.h"
+#include "engine/quantize/calibration/decoder_layer.h"
+#include "engine/quantize/calibration/input_stats.h"
+#include "engine/quantize/methods/dense.h"
+
+namespace nibble::quantize {
+
+class LayerInputs {
+ public:
+  // For windows of at most `max_tokens`. `cancelled` (may be null) is looked at between windows:
+  // CANCELLED from all that return a status.
+  LayerInputs(const ModelConfig& config, int32_t max_tokens, int threads,
+              const std::atomic<bool>* cancelled);
+
+  void Add(MatrixF embeddings);  // of a window's tokens, [tokens, hidden]
+  bool empty() const { return residuals_.empty(); }
+
+  // Site by site, in the order of kSites, each once a layer, then Finish: the sums of what arrives
+  // at the site under `weights`, whose linears before the site may have changed in between. The
+  // sums do not depend on the number of threads.
+  absl::StatusOr<InputStats> Measure(Site site, const LayerWeights& weights);
+  absl::Status Finish(const LayerWeights& weights);
+
+  // All four sites and Finish in one pass: nothing is computed twice. [number of sites]
+  absl::StatusOr<std::vector<InputStats>> MeasureLayer(const LayerWeights& weights);
+
+ private:
+  // Windows `first` .., as many as are taken at once, through fn in parallel.
+  void Run(size_t first, std::vector<WindowState>& states,
+           absl::FunctionRef<void(WindowState&)> fn);
+  // Calls fn(first window, states of as many as are taken at once).
+  absl::Status InParts(absl::FunctionRef<void(size_t first, std::vector<WindowState>&)> fn);
+  void Reach(Site site, const LayerWeights& weights, WindowState& state) const;
+  void ReachAgain(Site site, const LayerWeights& weights, WindowState& state) const;
+
+  const ModelConfig config_;
+  const DecoderLayer forward_;
+  const int threads_;
+  const std::atomic<bool>* const cancelled_;
+  std::vector<MatrixF> residuals_;  // [tokens, hidden], of each window
+};
+
+}  // namespace nibble::quantize
