@@ -21,7 +21,6 @@ namespace {
 // Elements of one piece: enough that a piece takes milliseconds, little enough that all threads
 // have work to the end and progress is smooth.
 constexpr int64_t kPieceElements = 1 << 16;
-constexpr uint32_t kGgmlQuantizationVersion = 2;
 
 struct Piece {
   size_t tensor = 0;
@@ -161,21 +160,6 @@ absl::Status CheckImportance(const std::vector<TensorRecipe>& recipes,
 // `errors` has one number a recipe.
 GgufKeys KeysFor(const std::vector<TensorRecipe>& recipes, const QuantizeOptions& options,
                  const std::vector<double>& errors) {
-  GgufKeys keys = options.keys;
-  keys.RemoveAll("nibble.quantize.");
-  keys.SetU32("general.file_type", options.mix.file_type);
-  keys.SetU32("general.quantization_version", kGgmlQuantizationVersion);
-  keys.SetString("nibble.quantize.source_sha256", options.source_sha256);
-  keys.SetString("nibble.quantize.method", "ggml");
-  keys.SetString("nibble.quantize.type", options.mix.name);
-  keys.SetString("nibble.quantize.options", options.options_text);
-  if (!options.importance_sha256.empty()) {
-    keys.SetString("nibble.quantize.importance_sha256", options.importance_sha256);
-  }
-  if (!options.calibration_sha256.empty()) {
-    keys.SetString("nibble.quantize.calibration_sha256", options.calibration_sha256);
-  }
-  keys.SetString("nibble.quantize.tool", options.tool);
   std::vector<std::string> names;
   std::vector<float> changed;
   for (size_t t = 0; t < recipes.size(); ++t) {
@@ -183,8 +167,10 @@ GgufKeys KeysFor(const std::vector<TensorRecipe>& recipes, const QuantizeOptions
     names.push_back(recipes[t].name);
     changed.push_back(static_cast<float>(errors[t]));
   }
-  keys.SetStrings("nibble.quantize.tensors", names);
-  keys.SetFloats("nibble.quantize.tensor_errors", changed);
+  GgufKeys keys = options.keys;
+  Provenance provenance = options.provenance;
+  provenance.method = "ggml";
+  SetProvenance(provenance, options.mix, names, changed, keys);
   return keys;
 }
 
@@ -215,7 +201,7 @@ absl::StatusOr<QuantizeReport> QuantizeGguf(const SourceTensors& source,
   NIBBLE_CHECK(recipes.size() == source.tensors().size() && options.num_threads >= 1);
   NIBBLE_RETURN_IF_ERROR(CheckImportance(recipes, options.importance));
   QuantizeReport report;
-  report.source_sha256 = options.source_sha256;
+  report.source_sha256 = options.provenance.source_sha256;
   std::vector<GgufTensorPlan> plan;
   for (const TensorRecipe& recipe : recipes) {
     plan.push_back({recipe.name, recipe.dims, recipe.target});

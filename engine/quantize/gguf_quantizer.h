@@ -1,16 +1,5 @@
 // From a model to a GGUF file: every tensor as a recipe says (recipe.h), the keys that are given,
-// and what was done written into the file.
-//
-//   general.file_type, general.quantization_version   of the mix; 2, the version of ggml's types
-//   nibble.quantize.source_sha256    of the whole source file; of a folder as quantize_source.h
-//   says nibble.quantize.method           "ggml" (engine/quantize/ggml) nibble.quantize.type the
-//   mix, "q4_k_m" nibble.quantize.options          what else was asked for, as flags
-//   nibble.quantize.importance_sha256  only where an importance matrix was used
-//   nibble.quantize.calibration_sha256  of the text, where the importance was measured on one
-//   nibble.quantize.tool             "nibble 0.1.0"
-//   nibble.quantize.tensors          names of the tensors whose type changed
-//   nibble.quantize.tensor_errors    of each: the root of its relative square error,
-//                                    sqrt(sum (x - y)^2 / sum x^2)
+// and what was done written into the file (provenance.h, method "ggml").
 #pragma once
 
 #include <atomic>
@@ -21,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/quantize/importance.h"
+#include "engine/quantize/provenance.h"
 #include "engine/quantize/recipe.h"
 #include "engine/quantize/source_tensors.h"
 #include "engine/weights/gguf_file.h"
@@ -31,14 +21,10 @@ namespace nibble {
 struct QuantizeOptions {
   MixInfo mix;
   std::string output;
-  GgufKeys keys;                           // the model's own
-  std::string source_sha256;               // for nibble.quantize.source_sha256
-  std::string options_text;                // for nibble.quantize.options
-  std::string tool;                        // for nibble.quantize.tool
+  GgufKeys keys;  // the model's own
+  Provenance provenance;
   int32_t num_threads = 1;                 // 1 or more
   const Importance* importance = nullptr;  // must outlive the call
-  std::string importance_sha256;           // of its file, or empty
-  std::string calibration_sha256;          // of the text it was measured on, or empty
   // Elements done and in all; one thread at a time. May be empty.
   std::function<void(int64_t done, int64_t total)> progress;
   const std::atomic<bool>* cancelled = nullptr;  // looked at between pieces

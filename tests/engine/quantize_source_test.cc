@@ -43,7 +43,7 @@ GgufFile Quantized(const std::string& model, const std::string& type, const std:
   options.output = output;
   options.num_threads = 2;
   options.keys = source.Keys().value();
-  options.source_sha256 = source.Sha256().value();
+  options.provenance.source_sha256 = source.Sha256().value();
   const auto recipes = PlanTypes(source.tensors(), recipe).value();
   EXPECT_TRUE(QuantizeGguf(source.tensors(), recipes, options).ok());
   return GgufFile::Open(output).value();

@@ -15,42 +15,71 @@ void PutHalf(float value, std::vector<uint8_t>& out) {
 }
 
 // Element i in the low nibble of byte i, element i + 16 in its high one.
-void PutNibbles(const int16_t* codes, int shift, std::vector<uint8_t>& out) {
+void PutNibbles(const int (&codes)[kBlock], std::vector<uint8_t>& out) {
   for (int i = 0; i < kBlock / 2; ++i) {
-    const int low = codes[i] + shift, high = codes[i + kBlock / 2] + shift;
-    out.push_back(static_cast<uint8_t>(low | high << 4));
+    out.push_back(static_cast<uint8_t>((codes[i] & 0xF) | (codes[i + kBlock / 2] & 0xF) << 4));
   }
+}
+
+// The fifth bits, bit i of a little-endian u32 element i's.
+void PutFifthBits(const int (&codes)[kBlock], std::vector<uint8_t>& out) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kBlock; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4 & 1) << i;
+  for (int byte = 0; byte < 4; ++byte) out.push_back(static_cast<uint8_t>(bits >> 8 * byte));
+}
+
+// What a type adds to symmetric codes so that they begin at 0.
+int ShiftOf(GgmlType type) {
+  if (type == GgmlType::kQ4_0) return 8;
+  return type == GgmlType::kQ5_0 ? 16 : 0;
+}
+
+void PutBlock(GgmlType type, const int16_t* from, const GroupParams& params,
+              std::vector<uint8_t>& out) {
+  int codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) codes[i] = from[i] + ShiftOf(type);
+  PutHalf(params.scale, out);
+  if (type == GgmlType::kQ8_0) {
+    for (const int code : codes) out.push_back(static_cast<uint8_t>(static_cast<int8_t>(code)));
+    return;
+  }
+  if (type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1) {
+    PutHalf(params.scale * static_cast<float>(-params.zero), out);
+  }
+  if (type == GgmlType::kQ5_0 || type == GgmlType::kQ5_1) PutFifthBits(codes, out);
+  PutNibbles(codes, out);
 }
 
 }  // namespace
 
 std::optional<GgmlType> GgmlTypeOf(const Scheme& scheme) {
-  if (scheme.granularity != Granularity::kGroup || scheme.group != kBlock) return std::nullopt;
-  const bool symmetric = scheme.grid == GridKind::kSymmetric || scheme.grid == GridKind::kFullRange;
-  if (symmetric && scheme.bits == 4) return GgmlType::kQ4_0;
-  if (symmetric && scheme.bits == 8) return GgmlType::kQ8_0;
-  if (scheme.grid == GridKind::kAsymmetric && scheme.bits == 4) return GgmlType::kQ4_1;
-  return std::nullopt;
+  if (scheme.granularity == Granularity::kBlock) return std::nullopt;
+  if (scheme.granularity == Granularity::kGroup && scheme.group % kBlock != 0) return std::nullopt;
+  if (scheme.grid == GridKind::kAsymmetric) {
+    if (scheme.bits > 5) return std::nullopt;
+    return scheme.bits == 5 ? GgmlType::kQ5_1 : GgmlType::kQ4_1;
+  }
+  if (scheme.grid != GridKind::kSymmetric && scheme.grid != GridKind::kFullRange) {
+    return std::nullopt;
+  }
+  if (scheme.bits > 5) return GgmlType::kQ8_0;
+  return scheme.bits == 5 ? GgmlType::kQ5_0 : GgmlType::kQ4_0;
+}
+
+Scheme WithBlockScales(Scheme scheme) {
+  scheme.f16_scales = true;
+  return scheme;
 }
 
 std::vector<uint8_t> ToGgmlBlocks(const QuantizedWeight& weight) {
   const std::optional<GgmlType> type = GgmlTypeOf(weight.scheme);
-  NIBBLE_CHECK(type.has_value() && weight.group_of_column.empty());
+  NIBBLE_CHECK(type.has_value() && weight.group_of_column.empty() && weight.cols % kBlock == 0);
   std::vector<uint8_t> blocks;
-  for (size_t i = 0; i < weight.params.size(); ++i) {
-    const GroupParams& params = weight.params[i];
-    const int16_t* codes = &weight.codes[i * kBlock];
-    PutHalf(params.scale, blocks);
-    if (*type == GgmlType::kQ8_0) {
-      for (int k = 0; k < kBlock; ++k) {
-        blocks.push_back(static_cast<uint8_t>(static_cast<int8_t>(codes[k])));
-      }
-    } else if (*type == GgmlType::kQ4_0) {
-      constexpr int kZero = 8;  // of the code that stands for 0
-      PutNibbles(codes, kZero, blocks);
-    } else {
-      PutHalf(params.scale * static_cast<float>(-params.zero), blocks);
-      PutNibbles(codes, 0, blocks);
+  for (int32_t n = 0; n < weight.rows; ++n) {
+    const absl::Span<const GroupParams> params = weight.RowParams(n);
+    const int16_t* codes = &weight.codes[static_cast<size_t>(n) * weight.cols];
+    for (int32_t k = 0; k < weight.cols; k += kBlock) {
+      PutBlock(*type, codes + k, params[weight.GroupOf(k)], blocks);
     }
   }
   return blocks;

@@ -18,6 +18,7 @@
 #include "engine/quantize/methods/dense.h"
 #include "engine/quantize/methods/method.h"
 #include "engine/quantize/methods/quantized_weight.h"
+#include "engine/quantize/provenance.h"
 #include "engine/weights/gguf_file.h"
 
 namespace nibble::quantize {
@@ -31,25 +32,20 @@ struct ModelTensor {
   bool coded = false;
 };
 
+// sqrt(sum (x - y)^2 / sum x^2), y what is stored now; 0 where that is x. x is the source's, but
+// for the matrices whose columns a method scaled (AWQ, SmoothQuant): the scaled ones.
+struct TensorError {
+  std::string name;
+  double relative_error = 0;
+};
+
 // All that will come, and by what.
 struct ModelPlan {
   ModelConfig config;
   Method method;
-  double damping = 0;  // of GPTQ; 0 for other methods
+  double damping = 0;     // GPTQ's
+  Provenance provenance;  // for the artefact to tell
   std::vector<ModelTensor> tensors;
-};
-
-// How the result came to be, for the artefact to tell.
-struct Provenance {
-  std::string source_sha256;       // of the file; of a folder as SourceSha256 says
-  std::string method;              // Method.name
-  std::string options;             // what else was asked for, as flags
-  std::string calibration_sha256;  // of the text; empty: the method saw none
-  std::string tool;                // "nibble 0.1.0"
-  // Of the tensors that changed: sqrt(sum (x - y)^2 / sum x^2), y as stored. x is the source's, but
-  // for the matrices whose columns a method scaled (AWQ, SmoothQuant): the scaled ones.
-  std::vector<std::string> tensors;
-  std::vector<float> errors;
 };
 
 class ModelSink {
@@ -72,9 +68,9 @@ class ModelSink {
   // the sum of squares of what storing them changed, 0 where it is exact.
   virtual absl::StatusOr<double> Rows(const std::string& name, int64_t first_row,
                                       const MatrixF& values) = 0;
-  // After the last tensor. Until then there is nothing at the output's name; if it is never
-  // called, nothing stays.
-  virtual absl::Status Finish(const Provenance& provenance) = 0;
+  // After the last tensor, with one error for each. Until then there is nothing at the output's
+  // name; if it is never called, nothing stays.
+  virtual absl::Status Finish(const std::vector<TensorError>& errors) = 0;
 };
 
 }  // namespace nibble::quantize

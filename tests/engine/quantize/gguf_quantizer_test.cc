@@ -44,8 +44,8 @@ class GgufQuantizer : public ::testing::Test {
         file_(GgufFile::Open(path_).value()) {
     unlink(output_.c_str());
     options_.output = output_;
-    options_.tool = "nibble test";
-    options_.options_text = "--pure";
+    options_.provenance.tool = "nibble test";
+    options_.provenance.options = "--pure";
   }
 
   absl::StatusOr<QuantizeReport> Run(absl::string_view type) {
@@ -54,7 +54,7 @@ class GgufQuantizer : public ::testing::Test {
     const std::unique_ptr<SourceTensors> source = MakeSourceTensors(file_);
     recipes_ = PlanTypes(*source, recipe).value();
     options_.keys = GgufKeys::CopyOf(file_);
-    options_.source_sha256 = FileSha256(path_).value();
+    options_.provenance.source_sha256 = FileSha256(path_).value();
     return QuantizeGguf(*source, recipes_, options_);
   }
 
@@ -165,7 +165,7 @@ TEST_F(GgufQuantizer, ImportanceChangesTheTensorItIsOf) {
   for (size_t k = 0; k < columns.size(); k += 5) columns[k] = 1.0f;
   importance.Set("blk.0.ffn_up.weight", columns, 1);
   options_.importance = &importance;
-  options_.importance_sha256 = "abc";
+  options_.provenance.importance_sha256 = "abc";
   options_.output += ".weighted";
   ASSERT_TRUE(Run("q4_0").ok());
   const GgufFile weighted = GgufFile::Open(options_.output).value();

@@ -31,10 +31,32 @@ TEST(GgmlBlocksTest, GptqsCodesGoIntoQ4_0Exactly) {
   }
 }
 
-TEST(GgmlBlocksTest, OthersDifferByTheirHalfFloats) {
+// Of any width and any group of whole blocks: the scale is repeated, the values are the same bits.
+TEST(GgmlBlocksTest, SymmetricCodesKeepTheirBitsWhateverSharesAScale) {
+  const MatrixF weight = testing::NormalWeights(24, 128, 1);
+  for (const auto& [scheme, type] :
+       std::vector<std::pair<const char*, GgmlType>>{{"int2-full-g64", GgmlType::kQ4_0},
+                                                     {"int3-sym-g32", GgmlType::kQ4_0},
+                                                     {"int4-full-g128", GgmlType::kQ4_0},
+                                                     {"int4-sym-channel", GgmlType::kQ4_0},
+                                                     {"int5-full-g32", GgmlType::kQ5_0},
+                                                     {"int5-sym-tensor", GgmlType::kQ5_0},
+                                                     {"int6-full-g32", GgmlType::kQ8_0},
+                                                     {"int8-sym-channel", GgmlType::kQ8_0},
+                                                     {"int8-full-g32-mse", GgmlType::kQ8_0}}) {
+    const Scheme stored = WithBlockScales(*ParseScheme(scheme));
+    const QuantizedWeight quantized = RoundToNearest(weight, stored, 1);
+    EXPECT_EQ(GgmlTypeOf(stored), type) << scheme;
+    EXPECT_EQ(ReadBack(quantized), Dequantize(quantized)) << scheme;
+  }
+}
+
+TEST(GgmlBlocksTest, OffsetsDifferByTheirHalfFloats) {
   const MatrixF weight = testing::NormalWeights(40, 128, 1);
-  for (const auto& [scheme, type] : std::vector<std::pair<const char*, GgmlType>>{
-           {"int4-asym-g32", GgmlType::kQ4_1}, {"int8-sym-g32", GgmlType::kQ8_0}}) {
+  for (const auto& [scheme, type] :
+       std::vector<std::pair<const char*, GgmlType>>{{"int3-asym-g64", GgmlType::kQ4_1},
+                                                     {"int4-asym-g32", GgmlType::kQ4_1},
+                                                     {"int5-asym-g32", GgmlType::kQ5_1}}) {
     const QuantizedWeight quantized = RoundToNearest(weight, *ParseScheme(scheme), 1);
     EXPECT_EQ(GgmlTypeOf(quantized.scheme), type);
     const MatrixF values = Dequantize(quantized);
@@ -43,9 +65,19 @@ TEST(GgmlBlocksTest, OthersDifferByTheirHalfFloats) {
   }
 }
 
+// Without f16 scales before, they are rounded when they are stored.
+TEST(GgmlBlocksTest, WiderScalesAreRounded) {
+  const QuantizedWeight quantized =
+      RoundToNearest(testing::NormalWeights(8, 64, 1), *ParseScheme("int8-sym-g32"), 1);
+  const MatrixF values = Dequantize(quantized);
+  EXPECT_NE(ReadBack(quantized), values);
+  EXPECT_LT((ReadBack(quantized) - values).cwiseAbs().maxCoeff(),
+            0x1p-11f * values.cwiseAbs().maxCoeff());
+}
+
 TEST(GgmlBlocksTest, OtherSchemesHaveNoType) {
-  for (const char* scheme : {"int4-full-g64", "int3-full-g32", "nf4-b32", "int8-sym-channel",
-                             "int8-asym-g32", "e4m3-tensor"}) {
+  for (const char* scheme : {"int4-full-g16", "int4-sym-g48", "nf4-b32", "int6-asym-g32",
+                             "int8-asym-g32", "fp4-b64", "e4m3-tensor", "e4m3-block"}) {
     EXPECT_EQ(GgmlTypeOf(*ParseScheme(scheme)), std::nullopt) << scheme;
   }
 }

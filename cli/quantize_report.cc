@@ -1,0 +1,116 @@
+#include "cli/quantize_report.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace nibble {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string TypeName(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
+
+struct Totals {
+  int64_t elements = 0, source_bytes = 0, target_bytes = 0;
+  double Bits(int64_t bytes) const {
+    return elements > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
+  }
+};
+
+Totals TotalsOf(const QuantizeReport& report) {
+  Totals totals;
+  for (const TensorOutcome& tensor : report.tensors) {
+    totals.elements += tensor.num_elements;
+    totals.source_bytes += tensor.source_bytes;
+    totals.target_bytes += tensor.target_bytes;
+  }
+  return totals;
+}
+
+}  // namespace
+
+QuantizeReport PlannedReport(const SourceTensors& source,
+                             const std::vector<TensorRecipe>& recipes) {
+  QuantizeReport report;
+  for (size_t t = 0; t < recipes.size(); ++t) {
+    const SourceTensor& tensor = source.tensors()[t];
+    report.tensors.push_back({.name = tensor.name,
+                              .source = recipes[t].source,
+                              .target = recipes[t].target,
+                              .num_elements = tensor.num_elements,
+                              .source_bytes = tensor.size_bytes,
+                              .target_bytes = BytesOf(recipes[t].target, tensor.num_elements)});
+  }
+  return report;
+}
+
+nlohmann::ordered_json SummaryJson(const QuantizeFlags& flags, const QuantizeSummary& summary) {
+  const QuantizeReport& report = summary.report;
+  const Totals totals = TotalsOf(report);
+  Json tensors = Json::array();
+  for (const TensorOutcome& tensor : report.tensors) {
+    Json row = {{"name", tensor.name},
+                {"from", TypeName(tensor.source)},
+                {"to", TypeName(tensor.target)},
+                {"bytes", tensor.target_bytes}};
+    if (!flags.dry_run) row["relative_error"] = tensor.relative_error;
+    const auto output = summary.output_errors.find(tensor.name);
+    if (output != summary.output_errors.end()) row["output_error"] = output->second;
+    tensors.push_back(std::move(row));
+  }
+  Json json = {{"model", flags.model},
+               {"method", summary.method},
+               {"type", summary.type},
+               {"dry_run", flags.dry_run},
+               {"source_weights_bytes", totals.source_bytes},
+               {"weights_bytes", totals.target_bytes},
+               {"bits_per_weight", totals.Bits(totals.target_bytes)},
+               {"tensors", std::move(tensors)}};
+  if (flags.dry_run) return json;
+  json["output"] = flags.output;
+  json["output_bytes"] = report.output_bytes;
+  json["source_sha256"] = report.source_sha256;
+  if (summary.calibration_windows > 0) {
+    json["calibration"] = {{"windows", summary.calibration_windows},
+                           {"length", summary.calibration_length}};
+  }
+  json["seconds"] = summary.seconds;
+  json["peak_bytes"] = summary.peak_bytes;
+  return json;
+}
+
+void PrintSummary(const QuantizeFlags& flags, const QuantizeSummary& summary, std::ostream& out) {
+  const QuantizeReport& report = summary.report;
+  std::map<std::string, int64_t> counts;
+  for (const TensorOutcome& tensor : report.tensors) {
+    ++counts[TypeName(tensor.target)];
+    out << absl::StreamFormat("%-32s %-5s -> %-6s %12d bytes", tensor.name, TypeName(tensor.source),
+                              TypeName(tensor.target), tensor.target_bytes);
+    if (!flags.dry_run && (tensor.relative_error > 0 || tensor.source != tensor.target)) {
+      out << absl::StreamFormat("  error %.5f", tensor.relative_error);
+    }
+    out << "\n";
+  }
+  const Totals totals = TotalsOf(report);
+  out << "tensors        "
+      << absl::StrJoin(counts, ", ",
+                       [](std::string* text, const auto& entry) {
+                         absl::StrAppend(text, entry.second, " ", entry.first);
+                       })
+      << absl::StreamFormat("\nweights        %d -> %d bytes, %.3f -> %.3f bits a weight\n",
+                            totals.source_bytes, totals.target_bytes,
+                            totals.Bits(totals.source_bytes), totals.Bits(totals.target_bytes));
+  if (!flags.dry_run) {
+    out << absl::StreamFormat("took           %.1f s", summary.seconds);
+    if (summary.peak_bytes > 0) {
+      out << absl::StreamFormat(", at most %.1f MiB of memory",
+                                static_cast<double>(summary.peak_bytes) / (1 << 20));
+    }
+    out << absl::StreamFormat("\nwrote          %s, %d bytes\n", flags.output, report.output_bytes);
+  }
+  out.flush();
+}
+
+}  // namespace nibble

@@ -1,0 +1,147 @@
+#include "cli/quantize_types.h"
+
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "cli/measure_importance.h"
+#include "cli/progress.h"
+#include "cli/version.h"
+#include "engine/base/clock.h"
+#include "engine/base/status_macros.h"
+#include "engine/quantize_source.h"
+
+namespace nibble {
+namespace {
+
+constexpr char kDefaultType[] = "q4_k_m";
+
+struct Job {
+  RecipeOptions recipe;
+  Importance importance;
+  std::string importance_sha256;
+  std::string calibration_sha256;
+};
+
+absl::StatusOr<Job> MakeJob(const QuantizeFlags& flags) {
+  Job job;
+  NIBBLE_ASSIGN_OR_RETURN(job.recipe.mix,
+                          ParseTypeFlag(flags.type.empty() ? kDefaultType : flags.type));
+  job.recipe.pure = flags.pure;
+  NIBBLE_ASSIGN_OR_RETURN(job.recipe.overrides, ParseTensorTypes(flags.tensor_types));
+  return job;
+}
+
+absl::Status ReadImportance(const QuantizeFlags& flags, const Io& io, Job& job) {
+  if (!flags.calibration.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(MeasuredImportance measured,
+                            MeasureImportance(flags.model, flags.calibration, flags.threads, io));
+    if (!flags.imatrix_output.empty()) {
+      NIBBLE_RETURN_IF_ERROR(
+          measured.importance.Write(flags.imatrix_output, measured.windows, measured.window));
+    }
+    job.importance = std::move(measured.importance);
+    NIBBLE_ASSIGN_OR_RETURN(job.calibration_sha256, FileSha256(flags.calibration));
+    job.recipe.has_importance = true;
+    return absl::OkStatus();
+  }
+  if (flags.imatrix.empty()) return absl::OkStatus();
+  NIBBLE_ASSIGN_OR_RETURN(job.importance, Importance::Read(flags.imatrix));
+  NIBBLE_ASSIGN_OR_RETURN(job.importance_sha256, FileSha256(flags.imatrix));
+  job.recipe.has_importance = true;
+  return absl::OkStatus();
+}
+
+absl::Status CheckImportanceFlags(const QuantizeFlags& flags) {
+  if (!flags.calibration.empty() && !flags.imatrix.empty()) {
+    return absl::InvalidArgumentError(
+        "--calibration and --imatrix: found both, needed one source of importance");
+  }
+  if (!flags.imatrix_output.empty() && flags.calibration.empty()) {
+    return absl::InvalidArgumentError(
+        "--imatrix-output: keeps what --calibration measures, which is not given");
+  }
+  return absl::OkStatus();
+}
+
+// What else was asked for, as it would be typed; no paths, which tell nothing elsewhere.
+std::string OptionsText(const QuantizeFlags& flags) {
+  std::vector<std::string> parts;
+  if (flags.pure) parts.emplace_back("--pure");
+  for (const std::string& text : flags.tensor_types) {
+    parts.push_back(absl::StrCat("--tensor-type ", text));
+  }
+  if (!flags.imatrix.empty()) parts.emplace_back("--imatrix");
+  if (!flags.calibration.empty()) parts.emplace_back("--calibration");
+  return absl::StrJoin(parts, " ");
+}
+
+void WarnAboutPlan(const std::vector<TensorRecipe>& recipes, const Job& job, const Io& io) {
+  if (SourceIsQuantized(recipes)) {
+    Warn(io, kQuantizedTwice);
+  }
+  int64_t unknown = 0, quantized = 0;
+  for (const TensorRecipe& recipe : recipes) {
+    if (!recipe.note.empty()) Warn(io, absl::StrCat(recipe.name, ": ", recipe.note));
+    // An embedding that is not the head meets no activation: nobody can measure its columns.
+    if (recipe.copied || recipe.name == "token_embd.weight") continue;
+    ++quantized;
+    unknown += job.importance.Find(recipe.name).empty();
+  }
+  if (job.recipe.has_importance && unknown > 0) {
+    Warn(io, absl::StrCat("the importance matrix says nothing of ", unknown, " of ", quantized,
+                          " tensors: they are quantized without"));
+  }
+}
+
+}  // namespace
+
+absl::Status CheckTypeFlags(const QuantizeFlags& flags) {
+  NIBBLE_RETURN_IF_ERROR(CheckImportanceFlags(flags));
+  return MakeJob(flags).status();
+}
+
+// Until tensors are converted Ctrl-C ends the process: there is nothing to clean up.
+absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Interrupt& interrupt,
+                                                const Io& io) {
+  NIBBLE_ASSIGN_OR_RETURN(Job job, MakeJob(flags));
+  NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
+  NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(flags.model));
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<TensorRecipe> recipes,
+                          PlanTypes(source.tensors(), job.recipe));
+  WarnAboutPlan(recipes, job, io);
+  QuantizeOptions options;
+  NIBBLE_ASSIGN_OR_RETURN(options.keys, source.Keys());
+  QuantizeSummary summary;
+  summary.type = job.recipe.mix.name;
+  if (flags.dry_run) {
+    summary.report = PlannedReport(source.tensors(), recipes);
+    return summary;
+  }
+  NIBBLE_ASSIGN_OR_RETURN(options.provenance.source_sha256, source.Sha256());
+  const SteadyClock clock;
+  Progress progress(io.err, io.err_is_terminal, "quantizing", nullptr, &clock);
+  options.mix = job.recipe.mix;
+  options.output = flags.output;
+  options.provenance.options = OptionsText(flags);
+  options.provenance.tool = absl::StrCat("nibble ", kVersion);
+  NIBBLE_ASSIGN_OR_RETURN(options.num_threads, NumThreads(flags.threads));
+  options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  std::atomic<bool> cancelled{false};
+  options.cancelled = &cancelled;
+  if (job.recipe.has_importance) {
+    options.importance = &job.importance;
+    options.provenance.importance_sha256 = job.importance_sha256;
+    options.provenance.calibration_sha256 = job.calibration_sha256;
+  }
+  interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
+  absl::StatusOr<QuantizeReport> report = QuantizeGguf(source.tensors(), recipes, options);
+  interrupt.OnInterrupt(nullptr);
+  if (!report.ok()) return report.status();
+  summary.report = *std::move(report);
+  return summary;
+}
+
+}  // namespace nibble

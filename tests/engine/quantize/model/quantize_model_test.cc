@@ -1,0 +1,207 @@
+// A tiny model through methods into GGUF files, and what comes back out of them.
+#include "engine/quantize/model/quantize_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "engine/gguf_model.h"
+#include "engine/model_file.h"
+#include "engine/quantize/calibration/replaced_weights.h"
+#include "engine/quantize/model/gguf_sink.h"
+#include "tests/engine/weights/gguf_writer.h"
+
+namespace nibble::quantize {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+bool Exists(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0;
+}
+
+class QuantizeModelTest : public ::testing::Test {
+ protected:
+  QuantizeModelTest() {
+    testing::TinyModelOptions options;
+    options.matrix_type = options.embedding_type = GgmlType::kF16;
+    options.tied_head = false;
+    bytes_ = testing::TinyModel(options).Build();
+    file_ = std::make_unique<GgufFile>(GgufFile::Parse(bytes_, "tiny").value());
+    config_ = ReadModelConfig(*file_).value();
+    weights_ = MakeGgufSource(*file_);
+    tensors_ = MakeSourceTensors(*file_);
+    output_ = absl::StrCat(::testing::TempDir(), "/nibble_quantize_model_", getpid(), ".gguf");
+    unlink(output_.c_str());
+    for (int32_t w = 0; w < 6; ++w) {
+      windows_.emplace_back();
+      for (int32_t i = 0; i < 24; ++i) windows_.back().push_back((w * 31 + i * i * 7 + 1) % 250);
+    }
+  }
+
+  GgufSink Sink(const Method& method, std::vector<TypeOverride> overrides, int threads) const {
+    RecipeOptions recipe;
+    recipe.mix = MixFor(method);
+    recipe.overrides = std::move(overrides);
+    return GgufSink({.output = output_,
+                     .keys = GgufKeys::CopyOf(*file_),
+                     .mix = recipe.mix,
+                     .method = method,
+                     .recipes = PlanTypes(*tensors_, recipe).value(),
+                     .threads = threads});
+  }
+
+  absl::StatusOr<ModelReport> Run(const char* name, std::vector<TypeOverride> overrides = {},
+                                  LayerwiseOptions options = {}) const {
+    const Method method = ForGguf(ParseMethod(name).value()).value();
+    GgufSink sink = Sink(method, std::move(overrides), options.threads);
+    ModelPlan plan = PlanModel(*tensors_, config_, method, sink);
+    plan.provenance = {.source_sha256 = "abc", .options = "--x", .tool = "nibble test"};
+    return QuantizeModel(*tensors_, *weights_, plan, windows_, std::move(options), nullptr, sink);
+  }
+
+  std::vector<uint8_t> bytes_;
+  std::unique_ptr<GgufFile> file_;
+  ModelConfig config_;
+  std::unique_ptr<WeightSource> weights_;
+  std::unique_ptr<SourceTensors> tensors_;
+  std::string output_;
+  std::vector<std::vector<int32_t>> windows_;
+};
+
+// The file's values are those that the method chose, the norms those that it folded into, and
+// config and vocabulary the source's.
+TEST_F(QuantizeModelTest, TheFileHoldsWhatTheMethodChose) {
+  for (const char* name : {"rtn-int4-full-g32", "gptq-actorder-int4-full-g64",
+                           "awq-clip-int8-sym-channel", "clip-int5-sym-g32"}) {
+    ASSERT_TRUE(Run(name).ok()) << name;
+    const GgufFile written = GgufFile::Open(output_).value();
+    ASSERT_TRUE(ReadModelConfig(written).ok()) << name;
+    const std::unique_ptr<WeightSource> found = MakeGgufSource(written);
+    ReplacedWeights wanted(*weights_);
+    ASSERT_TRUE(
+        QuantizeLayers(*weights_, config_, *ForGguf(*ParseMethod(name)), windows_, {}, wanted)
+            .ok());
+    for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+      for (int i = 0; i < kNumLinears; ++i) {
+        const auto linear = static_cast<Linear>(i);
+        const auto [rows, cols] = ShapeOf(config_, linear);
+        const std::string tensor = LinearName(layer, linear);
+        EXPECT_EQ(*LoadDense(*found, tensor, rows, cols), *LoadDense(wanted, tensor, rows, cols))
+            << name << " " << tensor;
+      }
+      const std::string norm = NormName(layer, Site::kAttention);
+      EXPECT_EQ(*found->LoadVector(norm, config_.hidden_size),
+                *wanted.LoadVector(norm, config_.hidden_size));
+    }
+  }
+}
+
+TEST_F(QuantizeModelTest, EmbeddingAndHeadAreOfTheMix) {
+  ASSERT_TRUE(Run("rtn-int4-asym-g32").ok());
+  const GgufFile written = GgufFile::Open(output_).value();
+  const auto type = [&](const char* name) {
+    return static_cast<GgmlType>(written.Find(name)->ggml_type);
+  };
+  EXPECT_EQ(type("blk.0.attn_q.weight"), GgmlType::kQ4_1);
+  EXPECT_EQ(type("token_embd.weight"), GgmlType::kQ4_1);
+  EXPECT_EQ(type("output.weight"), GgmlType::kQ8_0) << "rows of 128 have no room for Q6_K";
+  EXPECT_EQ(type("output_norm.weight"), GgmlType::kF32);
+}
+
+TEST_F(QuantizeModelTest, ATensorsTypeTakesItFromTheMethod) {
+  ASSERT_TRUE(Run("gptq-int4-full-g32", {{"attn_v", GgmlType::kF16}}).ok());
+  const GgufFile written = GgufFile::Open(output_).value();
+  const GgufTensor* value = written.Find("blk.1.attn_v.weight");
+  ASSERT_EQ(static_cast<GgmlType>(value->ggml_type), GgmlType::kF16);
+  EXPECT_EQ(written.Data(*value), file_->Data(*file_->Find("blk.1.attn_v.weight")));
+  const auto changed = written.GetStrings("nibble.quantize.tensors").value();
+  EXPECT_THAT(changed, ::testing::Not(::testing::Contains("blk.1.attn_v.weight")));
+  EXPECT_THAT(changed, ::testing::Contains("blk.1.attn_q.weight"));
+}
+
+TEST_F(QuantizeModelTest, TheFileTellsTheErrorsThatTheReportTells) {
+  const ModelReport report = Run("rtn-int4-full-g32").value();
+  const GgufFile written = GgufFile::Open(output_).value();
+  EXPECT_EQ(written.GetString("nibble.quantize.method").value(), "rtn-int4-full-g32");
+  EXPECT_EQ(written.GetString("nibble.quantize.type").value(), "q4_0");
+  EXPECT_EQ(written.GetString("nibble.quantize.options").value(), "--x");
+  std::map<std::string, float> told;
+  const auto names = written.GetStrings("nibble.quantize.tensors").value();
+  const auto errors = written.GetFloats("nibble.quantize.tensor_errors").value();
+  for (size_t i = 0; i < names.size(); ++i) told[names[i]] = errors[i];
+  const std::unique_ptr<WeightSource> found = MakeGgufSource(written);
+  for (const TensorError& error : report.errors) {
+    const auto it = told.find(error.name);
+    EXPECT_EQ(it == told.end() ? 0 : it->second, static_cast<float>(error.relative_error));
+    if (error.name != "token_embd.weight" && error.name != "blk.0.ffn_up.weight") continue;
+    const GgufTensor* tensor = file_->Find(error.name);
+    const auto rows = static_cast<int32_t>(tensor->dims[1]);
+    const auto cols = static_cast<int32_t>(tensor->dims[0]);
+    const MatrixF x = *LoadDense(*weights_, error.name, rows, cols);
+    const MatrixF y = *LoadDense(*found, error.name, rows, cols);
+    EXPECT_NEAR(error.relative_error, (x - y).norm() / x.norm(), 1e-5) << error.name;
+  }
+}
+
+TEST_F(QuantizeModelTest, TheBytesAreTheSameOnAnyNumberOfThreads) {
+  for (const char* name : {"gptq-clip-int4-asym-g32", "awq-int4-full-g32", "smoothquant"}) {
+    LayerwiseOptions options;
+    ASSERT_TRUE(Run(name, {}, options).ok());
+    const std::string one = Bytes(output_);
+    options.threads = 5;
+    ASSERT_TRUE(Run(name, {}, options).ok());
+    EXPECT_EQ(Bytes(output_), one) << name;
+  }
+}
+
+TEST_F(QuantizeModelTest, NothingStaysOfOneThatIsStopped) {
+  std::atomic<bool> cancelled{false};
+  LayerwiseOptions options;
+  options.cancelled = &cancelled;
+  options.progress = [&](int64_t done, int64_t total) { cancelled.store(done == total); };
+  EXPECT_EQ(Run("rtn-int4-full-g32", {}, options).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(Exists(output_));
+  EXPECT_FALSE(Exists(output_ + ".partial"));
+}
+
+TEST_F(QuantizeModelTest, AWeightThatIsNotFiniteNamesItsTensor) {
+  for (const char* name : {"token_embd.weight", "blk.1.ffn_up.weight"}) {
+    testing::TinyModelOptions options;
+    options.matrix_type = options.embedding_type = GgmlType::kF16;
+    testing::GgufWriter writer = testing::TinyModel(options);
+    writer.FindTensor(name)->data[1] = 0x7C;
+    writer.FindTensor(name)->data[0] = 0x00;
+    const std::vector<uint8_t> bytes = writer.Build();
+    const GgufFile file = GgufFile::Parse(bytes, "broken").value();
+    const Method method = ForGguf(ParseMethod("rtn-int4-full-g32").value()).value();
+    RecipeOptions recipe;
+    recipe.mix = MixFor(method);
+    const auto tensors = MakeSourceTensors(file);
+    GgufSink sink({.output = output_,
+                   .keys = GgufKeys::CopyOf(file),
+                   .mix = recipe.mix,
+                   .method = method,
+                   .recipes = PlanTypes(*tensors, recipe).value()});
+    const ModelPlan plan = PlanModel(*tensors, config_, method, sink);
+    const absl::Status status =
+        QuantizeModel(*tensors, *MakeGgufSource(file), plan, {}, {}, nullptr, sink).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+    EXPECT_FALSE(Exists(output_));
+  }
+}
+
+}  // namespace
+}  // namespace nibble::quantize
