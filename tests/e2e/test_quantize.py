@@ -78,6 +78,46 @@ def test_importance_is_measured_and_kept(binary, tmp_path):
     assert hashlib.sha256(calibration.read_bytes()).hexdigest() in shown
 
 
+def by_method(binary, output, *more):
+    command = ["quantize", "--model", TINY, "--output", output, "--output-format", "json"]
+    return run(binary, *command, *more)
+
+
+def test_gptq_costs_less_than_rounding_in_the_same_blocks(binary, text, tmp_path):
+    few = ["--calibration-windows", "16", "--calibration", TINY.parent / "calib.txt"]
+    costs, sizes = {}, {}
+    for method, more in (("rtn", []), ("gptq", few), ("awq-clip", few)):
+        output = tmp_path / f"{method}.gguf"
+        report = ok_json(by_method(binary, output, "--method", method, "--scheme", "int4-full-g64", *more))
+        assert report["type"] == "q4_0" and "Q4_0" in {tensor["to"] for tensor in report["tensors"]}
+        sizes[method] = report["weights_bytes"]
+        costs[method] = divergence(binary, output, text)
+        said = run(binary, "generate", "--model", output, "--prompt", "He", "--max-tokens", "4")
+        assert said.returncode == 0, said.stderr
+    assert costs["gptq"] < 0.8 * costs["rtn"] and costs["awq-clip"] < costs["rtn"], costs
+    assert len(set(sizes.values())) == 1
+    told = run(binary, "inspect", tmp_path / "gptq.gguf").stdout
+    assert "gptq-actorder-int4-full-g64" in told and "--calibration-windows 16" in told
+
+
+def test_a_method_gives_the_same_file_on_any_threads_for_a_seed(binary, tmp_path):
+    few = ["--method", "gptq", "--calibration-windows", "3", "--calibration-length", "64"]
+    files = []
+    for threads, seed in (("1", "5"), ("2", "5"), ("2", "6")):
+        output = tmp_path / f"{threads}-{seed}.gguf"
+        assert by_method(binary, output, *few, "--threads", threads, "--seed", seed).returncode == 0
+        files.append(output.read_bytes())
+    assert files[0] == files[1] and files[0] != files[2]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_methods_and_types_that_do_not_go_together_teach(binary, tmp_path):
+    wrong = by_method(binary, tmp_path / "x.gguf", "--method", "rtn", "--scheme", "nf4-b64")
+    assert wrong.returncode == 2 and "no ggml type has the codes of nf4-b64" in wrong.stderr
+    wrong = by_method(binary, tmp_path / "x.gguf", "--method", "gptq", "--type", "q4_k_m")
+    assert wrong.returncode == 2 and "give --type q4_0 or none" in wrong.stderr
+
+
 def test_the_table_of_methods_ranks_them(binary, text):
     command = ["eval", "table", "--model", TINY, "--text", text, "--calibration", TINY.parent / "calib.txt"]
     methods = ["--methods", "rtn-int4-sym-g128,rtn-int8-sym-channel", "--window", "128", "--decode-tokens", "0"]
