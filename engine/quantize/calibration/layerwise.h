@@ -69,9 +69,9 @@ struct LayerwiseOptions {
 };
 
 // `windows` may be empty where NeedsCalibration says no. INVALID_ARGUMENT for a shape that the
-// scheme cannot hold (names the tensor), ids outside the vocabulary, no windows, or kTrain, which is
-// of the whole model at once (training/quantization_aware.h); CANCELLED; otherwise what the source
-// or the sink says.
+// scheme cannot hold (names the tensor), ids outside the vocabulary, no windows, or kTrain, which
+// is of the whole model at once (training/quantization_aware.h); CANCELLED; otherwise what the
+// source or the sink says.
 absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,
     absl::Span<const std::vector<int32_t>> windows, const LayerwiseOptions& options,
