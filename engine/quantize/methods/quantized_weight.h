@@ -18,6 +18,9 @@ struct QuantizedWeight {
   int32_t rows = 0, cols = 0;
   std::vector<int16_t> codes;       // [rows, cols], as Grid has them
   std::vector<GroupParams> params;  // [tiles down, tiles across]
+  // Double quantization: the blocks' maxima as they were before it, as many as params. A layout
+  // that keeps rows in another order quantizes them again in its own. Otherwise empty.
+  std::vector<float> maxima;
   // GPTQ's g_idx: the tile across that column k belongs to. Empty: k / tile columns.
   std::vector<int32_t> group_of_column;  // [cols]
 

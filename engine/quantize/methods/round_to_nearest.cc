@@ -26,9 +26,8 @@ std::vector<float> Gather(const MatrixF& weight, Tile tile, int32_t down, int32_
 }
 
 void QuantizeTileScales(QuantizedWeight& weight) {
-  std::vector<float> scales;
-  for (const GroupParams& params : weight.params) scales.push_back(params.scale);
-  scales = RestoreScales(QuantizeScales(scales));
+  for (const GroupParams& params : weight.params) weight.maxima.push_back(params.scale);
+  const std::vector<float> scales = RestoreScales(QuantizeScales(weight.maxima));
   for (size_t i = 0; i < scales.size(); ++i) weight.params[i].scale = scales[i];
 }
 

@@ -83,5 +83,18 @@ TEST(RoundToNearestTest, AnOutlierSpoilsItsTileOnly) {
   EXPECT_LT(spoiled("int4-sym-g128"), 256 * 256 / 5);
 }
 
+// What a layout with rows in another order starts from.
+TEST(RoundToNearest, DoubleQuantizationKeepsTheExactMaxima) {
+  const MatrixF weight = testing::NormalWeights(8, 256, 4);
+  const QuantizedWeight twice = RoundToNearest(weight, *ParseScheme("nf4-b64-dq"), 1);
+  const QuantizedWeight once = RoundToNearest(weight, *ParseScheme("nf4-b64"), 1);
+  ASSERT_EQ(twice.maxima.size(), once.params.size());
+  EXPECT_TRUE(once.maxima.empty());
+  for (size_t i = 0; i < once.params.size(); ++i) {
+    EXPECT_EQ(twice.maxima[i], once.params[i].scale);
+  }
+  EXPECT_EQ(twice.codes, once.codes);
+}
+
 }  // namespace
 }  // namespace nibble::quantize
