@@ -67,6 +67,10 @@ class HfModel {
 absl::StatusOr<TokenizerSpec> ReadHfTokenizerSpec(const ModelFolder& folder,
                                                   const JsonObject& config, int32_t vocab_size);
 
+// The regular expression of a Split pre-tokenizer, "" for what ByteLevel does itself; absent for a
+// `pre` that files in this layout are not read with.
+std::optional<absl::string_view> HfSplitRegex(absl::string_view pre);
+
 // chat_template.jinja, or tokenizer_config.json's chat_template, of several the one named default;
 // absent without an error.
 absl::StatusOr<std::optional<std::string>> ReadHfChatTemplate(const ModelFolder& folder);

@@ -361,6 +361,14 @@ absl::StatusOr<TokenizerSpec> ReadHfTokenizerSpec(const ModelFolder& folder,
   return TokenizerReader(folder, config, vocab_size).Read();
 }
 
+std::optional<absl::string_view> HfSplitRegex(absl::string_view pre) {
+  if (pre == "gpt-2" || pre == "smollm") return "";
+  for (const Pattern& known : kPatterns) {
+    if (pre == known.pre) return known.regex;
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::optional<std::string>> ReadHfChatTemplate(const ModelFolder& folder) {
   if (folder.Has(kTemplate)) {
     NIBBLE_ASSIGN_OR_RETURN(std::string text, folder.ReadText(kTemplate, kMaxTemplate));

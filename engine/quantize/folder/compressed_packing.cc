@@ -27,8 +27,7 @@ class CompressedPacking final : public MatrixPacking {
       : method_(method),
         scheme_(method.scheme),
         form_(form),
-        zeros_(scheme_.grid == GridKind::kAsymmetric),
-        ordered_(method.order == ColumnOrder::kByActivationGIndex) {}
+        zeros_(scheme_.grid == GridKind::kAsymmetric) {}
 
   absl::Status CheckShape(int32_t rows, int32_t cols) const override {
     if (form_ != Form::kPacked || cols * int64_t{scheme_.bits} % 32 == 0) return absl::OkStatus();
@@ -59,7 +58,6 @@ class CompressedPacking final : public MatrixPacking {
       plan.push_back(
           {"weight_zero_point", SafetensorsType::kI32, {(rows * bits + 31) / 32, across}});
     }
-    if (ordered_) plan.push_back({"weight_g_idx", SafetensorsType::kI32, {cols}});
     return plan;
   }
 
@@ -94,7 +92,7 @@ class CompressedPacking final : public MatrixPacking {
                     {"dynamic", false},         {"actorder", nullptr}};
     if (scheme_.granularity == Granularity::kGroup) weights["group_size"] = scheme_.group;
     if (block) weights["block_structure"] = {kFp8BlockSize, kFp8BlockSize};
-    if (ordered_) weights["actorder"] = "group";
+    if (method_.order == ColumnOrder::kByActivation) weights["actorder"] = "weight";
     Json inputs = nullptr;
     if (method_.activations == Activations::kInt8) {
       inputs = {{"num_bits", 8},
@@ -133,7 +131,6 @@ class CompressedPacking final : public MatrixPacking {
     std::vector<std::vector<uint8_t>> parts = {ToBytes<uint32_t>(packed), ToBytes<uint16_t>(scales),
                                                ToBytes<int64_t>(shape)};
     if (zeros_) parts.push_back(PackZeros(codes, rows));
-    if (ordered_) parts.push_back(ToBytes<int32_t>(GroupIndex(weight)));
     return parts;
   }
 
@@ -153,7 +150,6 @@ class CompressedPacking final : public MatrixPacking {
   const Scheme scheme_;
   const Form form_;
   const bool zeros_;
-  const bool ordered_;  // columns out of their groups' order
 };
 
 }  // namespace
@@ -162,6 +158,10 @@ absl::StatusOr<std::unique_ptr<MatrixPacking>> MakeCompressedPacking(const Metho
   constexpr absl::string_view kHolds =
       "integers of 2, 4 or 8 bits by group or row, of 8 bits by tensor, and e4m3";
   const Scheme& scheme = method.scheme;
+  // Its library read a g_idx once, and does not any more.
+  if (method.order == ColumnOrder::kByActivationGIndex) {
+    return NotHeld(method, "compressed-tensors", "columns in the order of their groups");
+  }
   if (scheme.grid == GridKind::kE4m3) {
     return std::make_unique<CompressedPacking>(method, Form::kFloat8);
   }

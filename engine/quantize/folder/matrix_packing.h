@@ -6,7 +6,7 @@
 //   gptq                 int 2, 3, 4, 8 bits by group or row; g_idx; zeros of 1..   f16
 //   gptq-v2              the same with any zero point                               f16
 //   awq                  int 4 bits by group or row (AutoAWQ's gemm)                f16
-//   compressed-tensors   pack-quantized: int 2, 4, 8 bits by group or row, g_idx    f16
+//   compressed-tensors   pack-quantized: int 2, 4, 8 bits by group or row           f16
 //                        int-quantized: int 8 bits by row or tensor                 f32
 //                        float-quantized: e4m3 by row, tensor or block              f32
 //   bitsandbytes         nf4, fp4 in blocks of 32 .. 4096, double quantized or not  f32

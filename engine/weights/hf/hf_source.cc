@@ -29,6 +29,22 @@ constexpr Renaming kInLayer[] = {
     {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"}};
 
+// A name behind `prefix` and the number of a layer.
+struct InLayer {
+  int32_t layer = 0;
+  absl::string_view rest;
+};
+std::optional<InLayer> InLayerOf(absl::string_view name, absl::string_view prefix) {
+  if (!absl::ConsumePrefix(&name, prefix)) return std::nullopt;
+  const size_t dot = name.find('.');
+  int32_t layer = 0;
+  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &layer) ||
+      layer < 0 || absl::StrCat(layer) != name.substr(0, dot)) {
+    return std::nullopt;
+  }
+  return InLayer{layer, name.substr(dot + 1)};
+}
+
 // What a quantized layout keeps beside a module's weight; longest first where one ends another.
 constexpr absl::string_view kSuffixes[] = {"weight.quant_state.bitsandbytes__nf4",
                                            "weight.quant_state.bitsandbytes__fp4",
@@ -275,16 +291,25 @@ std::optional<std::string> GgufNameOf(absl::string_view module) {
   for (const Renaming& renaming : kOutside) {
     if (module == renaming.module) return std::string(renaming.gguf);
   }
-  if (!absl::ConsumePrefix(&module, "model.layers.")) return std::nullopt;
-  const size_t dot = module.find('.');
-  int32_t layer = 0;
-  if (dot == absl::string_view::npos || !absl::SimpleAtoi(module.substr(0, dot), &layer) ||
-      layer < 0 || absl::StrCat(layer) != module.substr(0, dot)) {
-    return std::nullopt;
-  }
+  const std::optional<InLayer> place = InLayerOf(module, "model.layers.");
+  if (!place.has_value()) return std::nullopt;
   for (const Renaming& renaming : kInLayer) {
-    if (module.substr(dot + 1) == renaming.module) {
-      return absl::StrCat("blk.", layer, ".", renaming.gguf);
+    if (place->rest == renaming.module) {
+      return absl::StrCat("blk.", place->layer, ".", renaming.gguf);
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> HfModuleOf(absl::string_view gguf) {
+  for (const Renaming& renaming : kOutside) {
+    if (gguf == renaming.gguf) return std::string(renaming.module);
+  }
+  const std::optional<InLayer> place = InLayerOf(gguf, "blk.");
+  if (!place.has_value()) return std::nullopt;
+  for (const Renaming& renaming : kInLayer) {
+    if (place->rest == renaming.gguf) {
+      return absl::StrCat("model.layers.", place->layer, ".", renaming.module);
     }
   }
   return std::nullopt;

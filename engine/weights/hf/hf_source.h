@@ -19,6 +19,8 @@ namespace nibble {
 // "model.layers.3.self_attn.q_proj" -> "blk.3.attn_q"; absent for a module that has no place in
 // such a decoder.
 std::optional<std::string> GgufNameOf(absl::string_view module);
+// The way back: "blk.3.attn_q" -> "model.layers.3.self_attn.q_proj".
+std::optional<std::string> HfModuleOf(absl::string_view gguf);
 
 // The row of Hugging Face's q or k that is row `row` in GGUF's order: there RoPE turns neighbours,
 // here it turns a row and the one half a head away.

@@ -57,6 +57,10 @@ class TinyWeights : public WeightSource {
   };
   const Entry& Get(const std::string& name) const { return entries_.at(name); }
   void Remove(const std::string& name) { entries_.erase(name); }
+  // Of an f32 matrix or a vector: Get's value, not what the source loads.
+  void Set(const std::string& name, size_t element, float value) {
+    entries_.at(name).values.at(element) = value;
+  }
 
   bool Has(absl::string_view name) const override { return entries_.count(std::string(name)) > 0; }
   absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,

@@ -177,9 +177,9 @@ TEST(ColumnsOutOfOrder, KeepTheirGroups) {
   for (const auto& [layout, name] : std::vector<std::pair<HfLayout, const char*>>{
            {HfLayout::kGptq, "gptq-gidx-int4-full-g32"},
            {HfLayout::kGptqV2, "gptq-gidx-int3-asym-g64"},
-           {HfLayout::kCompressedTensors, "gptq-gidx-int4-asym-g32"}}) {
+           {HfLayout::kGptqV2, "gptq-gidx-int8-asym-g32"}}) {
     SCOPED_TRACE(name);
-    const Method method = *ParseMethod(name);
+    const Method method = *InLayout(layout, *ParseMethod(name));
     const auto packing = MakePacking(layout, method).value();
     const QuantizedWeight weight = Shuffled(method.scheme, {64, 192}, 5);
     const auto read = testing::Read(*testing::PackedModule(*packing, weight), packing->Config({}));
@@ -262,6 +262,8 @@ TEST(Layouts, AMethodThatOneDoesNotHoldIsRefusedWithWhatDoes) {
   EXPECT_THAT(refusal(HfLayout::kGptq, "rtn-nf4-b64"), HasSubstr("is bitsandbytes"));
   EXPECT_THAT(refusal(HfLayout::kGptq, "gptq-int5-sym-g64"), HasSubstr("2, 3, 4 or 8 bits"));
   EXPECT_THAT(refusal(HfLayout::kAwq, "gptq-gidx-int4-asym-g64"), HasSubstr("gptq-v2"));
+  EXPECT_THAT(refusal(HfLayout::kCompressedTensors, "gptq-gidx-int4-full-g64"),
+              HasSubstr("columns in the order of their groups"));
   EXPECT_THAT(refusal(HfLayout::kBitsAndBytes, "rtn-nf4-b48"), HasSubstr("32, 64"));
   EXPECT_THAT(refusal(HfLayout::kFp8, "rtn-e4m3-channel"), HasSubstr("is compressed-tensors"));
   EXPECT_THAT(refusal(HfLayout::kCompressedTensors, "rtn-e5m2-block"), HasSubstr("is fp8"));

@@ -75,6 +75,20 @@ TEST(HfSource, ModulesHaveTheNamesOfGguf) {
   }
 }
 
+TEST(HfSource, NamesOfGgufLeadBackToTheModules) {
+  for (const char* module :
+       {"model.embed_tokens", "model.norm", "lm_head", "model.layers.0.input_layernorm",
+        "model.layers.12.self_attn.q_proj", "model.layers.3.self_attn.k_proj",
+        "model.layers.3.self_attn.v_proj", "model.layers.3.self_attn.o_proj",
+        "model.layers.7.post_attention_layernorm", "model.layers.7.mlp.gate_proj",
+        "model.layers.7.mlp.up_proj", "model.layers.7.mlp.down_proj"}) {
+    EXPECT_EQ(HfModuleOf(*GgufNameOf(module)), module);
+  }
+  for (const char* other : {"blk.x.attn_q", "blk.01.attn_q", "blk.0", "rope_freqs", "blk.0.up"}) {
+    EXPECT_FALSE(HfModuleOf(other).has_value()) << other;
+  }
+}
+
 TEST(HfSource, RowsOfQAndKComeInterleavedAndTheirBiasesToo) {
   SafetensorsWriter writer;
   const std::vector<uint8_t> rows = BytesOfFloats(RowNumbers(kRows, kCols));
