@@ -8,6 +8,7 @@
 #include "cli/interrupt.h"
 #include "cli/model_flags.h"
 #include "cli/peak_memory.h"
+#include "cli/quantize_folder.h"
 #include "cli/quantize_method.h"
 #include "cli/quantize_report.h"
 #include "cli/quantize_types.h"
@@ -31,7 +32,9 @@ absl::Status CheckMethodGiven(const QuantizeFlags& flags) {
 absl::Status CheckFlags(const QuantizeFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model));
   NIBBLE_RETURN_IF_ERROR(CheckMethodGiven(flags));
-  NIBBLE_RETURN_IF_ERROR(flags.method.empty() ? CheckTypeFlags(flags) : CheckMethodFlags(flags));
+  NIBBLE_RETURN_IF_ERROR(!flags.layout.empty()  ? CheckFolderFlags(flags)
+                         : flags.method.empty() ? CheckTypeFlags(flags)
+                                                : CheckMethodFlags(flags));
   if (flags.dry_run || !flags.output.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "--output: found nothing, needed a file to write (or --dry-run)");
@@ -71,6 +74,7 @@ absl::Status CheckOutput(const std::string& model, const std::string& output, bo
 
 int RunQuantize(const QuantizeFlags& flags, const Io& io) {
   if (const absl::Status usage = CheckFlags(flags); !usage.ok()) return WrongUsage(io, usage);
+  if (!flags.layout.empty()) return RunQuantizeToFolder(flags, io);
   if (!flags.dry_run) {
     const absl::Status output = CheckOutput(flags.model, flags.output, flags.overwrite);
     if (output.code() == absl::StatusCode::kInvalidArgument) return WrongUsage(io, output);

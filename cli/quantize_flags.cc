@@ -27,6 +27,10 @@ void AddMethodFlags(Flags& flags, QuantizeFlags& quantize) {
           "GPTQ's order of columns: static-groups (most active first, the default), sequential, or "
           "act-order, which needs a g_idx")
       ->type_name("ORDER");
+  flags
+      .Add("--layout", quantize.layout,
+           "Write a new folder in Hugging Face's layout, not a GGUF file; see below")
+      ->type_name("LAYOUT");
   flags.Add("--damping", quantize.damping, "GPTQ's, of the mean of the Hessian's diagonal")
       ->check(CLI::Range(0.0, 1e3));
   flags
@@ -69,6 +73,15 @@ Schemes that a GGUF file holds, g a multiple of 32 or -channel or -tensor, codes
   int2..int4-asym-gN           Q4_1        int5-asym-gN                 Q5_1
 The text is --calibration, or a sample of 200 kB of English that is built in.
 
+Layouts of a folder (--layout): its config.json, tokenizer and safetensors are what the ecosystem's libraries read
+  auto                what suits the method; plain without one
+  gptq, gptq-v2       int2, int3, int4, int8 by group or channel; v2 for -asym schemes, whose zero points may be 0
+  awq                 int4 by group or channel
+  compressed-tensors  int2, int4, int8 by group or channel, e4m3, w8a8, smoothquant
+  bitsandbytes        rtn-nf4-b64, -dq for double quantization, fp4; llm-int8
+  fp8                 rtn-e4m3-block (DeepSeek's), rtn-e4m3-tensor, e5m2
+  plain               F16 or BF16 as the source has them; no --method
+
 The file is complete or absent, and the same bytes for any --threads. Its keys nibble.quantize.* tell the source's
 SHA-256, the type, the options and every tensor's error; nibble inspect shows them. An error is
 sqrt(sum (x - y)^2 / sum x^2) over the tensor.
@@ -82,6 +95,8 @@ Examples
   nibble quantize --model folder --output q4.gguf --type q4_k_m --tensor-type 'attn_v=q8_0' --imatrix imatrix.gguf
   nibble quantize --model f16.gguf --output q3.gguf --type q3_k_m --calibration text.txt --imatrix-output i.gguf
   nibble quantize --model folder --output q4.gguf --method gptq --scheme int4-asym-g32 --calibration text.txt
+  nibble quantize --model folder --output folder-gptq --method gptq --scheme int4-full-g128 --layout gptq
+  nibble quantize --model f16.gguf --output folder-nf4 --method rtn-nf4-b64-dq --layout auto
   nibble quantize --model f16.gguf --type q2_k --dry-run                    what each tensor would get, and the size
 )");
 }
@@ -93,7 +108,8 @@ void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize) {
       ->type_name("PATH");
   // No environment twin: NIBBLE_OUTPUT is the form of other subcommands' results.
   flags.App()
-      .add_option("--output", quantize.output, "GGUF file to write (this flag has no twin)")
+      .add_option("--output", quantize.output,
+                  "GGUF file, or with --layout folder, to write (this flag has no twin)")
       ->type_name("FILE");
   flags.Add("--type", quantize.type, "The mix of types; listed below")->type_name("TYPE");
   flags

@@ -28,6 +28,7 @@ struct QuantizeFlags {
   std::string method;  // a word, or a whole name (cli/method_name.h)
   std::string scheme;
   std::string order;
+  std::string layout;  // of a folder; empty: a GGUF file
   double damping = 0.01;
   double smooth_alpha = 0.5;
   int32_t calibration_windows = 128;

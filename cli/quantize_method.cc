@@ -1,19 +1,15 @@
 #include "cli/quantize_method.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "cli/calibration_text.h"
 #include "cli/method_name.h"
-#include "cli/progress.h"
+#include "cli/method_run.h"
 #include "cli/version.h"
-#include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/model/gguf_sink.h"
 #include "engine/quantize/model/quantize_model.h"
@@ -22,7 +18,6 @@
 namespace nibble {
 namespace {
 
-using quantize::Algorithm;
 using quantize::Method;
 
 std::string NameOf(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
@@ -46,36 +41,11 @@ absl::StatusOr<MixInfo> MixOf(const QuantizeFlags& flags, const Method& method) 
                    " or none, or --type ", flags.type, " without --method"));
 }
 
-absl::Status CheckTexts(const QuantizeFlags& flags, const Method& method) {
-  if (!flags.imatrix.empty() || !flags.imatrix_output.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flags.imatrix.empty() ? "--imatrix-output" : "--imatrix",
-                     ": importance weighs ggml's types (--type), --method ", method.name,
-                     " looks at the text itself (--calibration)"));
-  }
-  if (!flags.calibration.empty() && !quantize::NeedsCalibration(method)) {
-    return absl::InvalidArgumentError(absl::StrCat("--calibration: --method ", method.name,
-                                                   " looks at no text; leave it out, or take gptq, "
-                                                   "awq, clip or smoothquant"));
-  }
-  return absl::OkStatus();
-}
-
-// As it would be typed; no paths, which tell nothing elsewhere.
+// --pure and --tensor-type beside the method's own.
 std::string OptionsText(const QuantizeFlags& flags, const Method& method) {
   std::vector<std::string> parts;
-  if (method.algorithm == Algorithm::kGptq) {
-    parts.push_back(absl::StrCat("--damping ", flags.damping));
-  }
-  if (method.algorithm == Algorithm::kSmoothQuant) {
-    parts.push_back(absl::StrCat("--smooth-alpha ", flags.smooth_alpha));
-  }
-  if (quantize::NeedsCalibration(method)) {
-    if (!flags.calibration.empty()) parts.emplace_back("--calibration");
-    parts.push_back(absl::StrCat("--calibration-windows ", flags.calibration_windows,
-                                 " --calibration-length ", flags.calibration_length, " --seed ",
-                                 flags.seed));
-  }
+  const std::string of_method = MethodOptionsText(flags, method);
+  if (!of_method.empty()) parts.push_back(of_method);
   if (flags.pure) parts.emplace_back("--pure");
   for (const std::string& text : flags.tensor_types) {
     parts.push_back(absl::StrCat("--tensor-type ", text));
@@ -110,7 +80,8 @@ class MethodRun {
     summary.report = PlannedReport(source_->tensors(), recipes_);
     NIBBLE_ASSIGN_OR_RETURN(GgufKeys keys, source_->Keys());
     if (flags_.dry_run) return summary;
-    NIBBLE_ASSIGN_OR_RETURN(const CalibrationText text, Calibrate());
+    NIBBLE_ASSIGN_OR_RETURN(const CalibrationText text,
+                            CalibrationFor(flags_, method_, *source_, config_));
     NIBBLE_ASSIGN_OR_RETURN(summary.report.source_sha256, source_->Sha256());
     NIBBLE_ASSIGN_OR_RETURN(const int32_t threads, NumThreads(flags_.threads));
     quantize::GgufSink sink({.output = flags_.output,
@@ -126,7 +97,7 @@ class MethodRun {
                        .calibration_sha256 = text.sha256,
                        .tool = absl::StrCat("nibble ", kVersion)};
     NIBBLE_ASSIGN_OR_RETURN(const quantize::ModelReport report,
-                            Quantize(plan, text, threads, interrupt, sink));
+                            RunMethod(flags_, *source_, plan, text, threads, interrupt, io_, sink));
     summary.report.output_bytes = sink.size_bytes();
     summary.calibration_windows = static_cast<int32_t>(text.windows.size());
     summary.calibration_length = text.length;
@@ -165,47 +136,6 @@ class MethodRun {
                              NameOf(mix_.base), ": no ggml type keeps them narrower"));
     }
     return absl::OkStatus();
-  }
-
-  // The tokenizer is gone when this returns: only ids are kept.
-  absl::StatusOr<CalibrationText> Calibrate() const {
-    if (!quantize::NeedsCalibration(method_)) return CalibrationText();
-    NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
-                            source_->file().LoadTokenizer());
-    const CalibrationOptions options = {.path = flags_.calibration,
-                                        .windows = flags_.calibration_windows,
-                                        .length = flags_.calibration_length,
-                                        .seed = flags_.seed};
-    return ReadCalibration(options, config_, *tokenizer);
-  }
-
-  absl::StatusOr<quantize::ModelReport> Quantize(const quantize::ModelPlan& plan,
-                                                 const CalibrationText& text, int32_t threads,
-                                                 Interrupt& interrupt, quantize::ModelSink& sink) {
-    const SteadyClock clock;
-    Progress layers(io_.err, io_.err_is_terminal, method_.name, nullptr, &clock);
-    std::unique_ptr<Progress> rest;  // from its first call on
-    std::atomic<bool> cancelled{false};
-    quantize::LayerwiseOptions options;
-    options.damping = flags_.damping;
-    options.smooth_alpha = static_cast<float>(flags_.smooth_alpha);
-    options.seed = flags_.seed;
-    options.threads = threads;
-    options.cancelled = &cancelled;
-    options.progress = [&](int64_t done, int64_t total) { layers.Update(done, total); };
-    const auto write = [&](int64_t done, int64_t total) {
-      if (rest == nullptr) {
-        rest = std::make_unique<Progress>(io_.err, io_.err_is_terminal, "embedding and head",
-                                          nullptr, &clock);
-      }
-      rest->Update(done, total);
-    };
-    interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
-    const std::unique_ptr<WeightSource> weights = source_->file().Source(config_);
-    absl::StatusOr<quantize::ModelReport> report = QuantizeModel(
-        source_->tensors(), *weights, plan, text.windows, std::move(options), write, sink);
-    interrupt.OnInterrupt(nullptr);
-    return report;
   }
 
   static void Tell(const quantize::ModelReport& report, QuantizeSummary& summary) {
