@@ -8,6 +8,7 @@
 #include "cli/interrupt.h"
 #include "cli/model_flags.h"
 #include "cli/peak_memory.h"
+#include "cli/quantize_budget.h"
 #include "cli/quantize_folder.h"
 #include "cli/quantize_method.h"
 #include "cli/quantize_report.h"
@@ -32,6 +33,12 @@ absl::Status CheckMethodGiven(const QuantizeFlags& flags) {
 absl::Status CheckFlags(const QuantizeFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model));
   NIBBLE_RETURN_IF_ERROR(CheckMethodGiven(flags));
+  const bool by_types = flags.method.empty() && flags.layout.empty();
+  if (!by_types && MeasuresTensors(flags)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.byte_budget.empty() ? "--sensitivity" : "--byte-budget",
+                     ": chooses among ggml's types; leave it out, or --method and --layout"));
+  }
   NIBBLE_RETURN_IF_ERROR(!flags.layout.empty()  ? CheckFolderFlags(flags)
                          : flags.method.empty() ? CheckTypeFlags(flags)
                                                 : CheckMethodFlags(flags));

@@ -46,6 +46,21 @@ void AddMethodFlags(Flags& flags, QuantizeFlags& quantize) {
   flags.Add("--seed", quantize.seed, "Of the choice of windows where the text has more");
 }
 
+void AddBudgetFlags(Flags& flags, QuantizeFlags& quantize) {
+  flags
+      .Add("--byte-budget", quantize.byte_budget,
+           "Bytes that all tensors may have: each gets the type of --budget-types that loses least "
+           "within them")
+      ->type_name("BYTES");
+  flags.Add("--sensitivity", quantize.sensitivity,
+            "Measure and tell what each type would do to each tensor");
+  flags.Add("--budget-types", quantize.budget_types, "Types to choose from")->type_name("TYPE,..");
+  flags
+      .Add("--budget-windows", quantize.budget_windows,
+           "Windows of the text that a tensor's damage is measured on")
+      ->check(CLI::Range(1, 1 << 20));
+}
+
 }  // namespace
 
 const char kQuantizedTwice[] =
@@ -82,19 +97,26 @@ Layouts of a folder (--layout): its config.json, tokenizer and safetensors are w
   fp8                 rtn-e4m3-block (DeepSeek's), rtn-e4m3-tensor, e5m2
   plain               F16 or BF16 as the source has them; no --method
 
+A budget is spent by measurement. With each tensor alone at Q4_0 the model reads --budget-windows of the text, once a
+tensor; the divergence from the source is that tensor's damage, and that of the other types follows from their square
+errors. Types are then chosen for the least sum within --byte-budget ("86MB", "80MiB" or a number), but for the tensors that
+--tensor-type names. --sensitivity tells the figures; alone it leaves the types to the mix. Both with --type only.
+
 The file is complete or absent, and the same bytes for any --threads. Its keys nibble.quantize.* tell the source's
 SHA-256, the type, the options and every tensor's error; nibble inspect shows them. An error is
 sqrt(sum (x - y)^2 / sum x^2) over the tensor.
 
 JSON: {"model","method","type","dry_run","source_weights_bytes","weights_bytes","bits_per_weight",
 "tensors":[{"name","from","to","bytes","relative_error","output_error"},..],"output","output_bytes","source_sha256",
-"calibration":{"windows","length"},"seconds","peak_bytes"}
+"calibration":{"windows","length"},"sensitivity":[{"name","choices":[{"type","bytes","damage"},..]},..],"seconds",
+"peak_bytes"}
 
 Examples
   nibble quantize --model f16.gguf --output q4.gguf --type q4_k_m
   nibble quantize --model folder --output q4.gguf --type q4_k_m --tensor-type 'attn_v=q8_0' --imatrix imatrix.gguf
   nibble quantize --model f16.gguf --output q3.gguf --type q3_k_m --calibration text.txt --imatrix-output i.gguf
   nibble quantize --model folder --output q4.gguf --method gptq --scheme int4-asym-g32 --calibration text.txt
+  nibble quantize --model f16.gguf --output mixed.gguf --byte-budget 86MB --calibration text.txt
   nibble quantize --model folder --output folder-gptq --method gptq --scheme int4-full-g128 --layout gptq
   nibble quantize --model f16.gguf --output folder-nf4 --method rtn-nf4-b64-dq --layout auto
   nibble quantize --model f16.gguf --type q2_k --dry-run                    what each tensor would get, and the size
@@ -131,6 +153,7 @@ void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize) {
       .Add("--imatrix-output", quantize.imatrix_output,
            "GGUF file that keeps the importance measured, as llama.cpp reads it")
       ->type_name("FILE");
+  AddBudgetFlags(flags, quantize);
   AddMethodFlags(flags, quantize);
   flags.Add("--threads", quantize.threads, "0: one a core this process may use")
       ->check(CLI::Range(0, kMaxThreads));

@@ -35,6 +35,11 @@ struct QuantizeFlags {
   int32_t calibration_length = 512;
   uint64_t seed = 1;
 
+  std::string byte_budget;  // "86MB"; empty: none
+  bool sensitivity = false;
+  std::string budget_types = "Q3_K,Q4_0,Q4_K,Q5_0,Q5_K,Q6_K,Q8_0";
+  int32_t budget_windows = 4;
+
   int32_t threads = 0;
   bool dry_run = false;
   bool overwrite = false;

@@ -1,5 +1,6 @@
 #include "cli/quantize_report.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -27,6 +28,44 @@ Totals TotalsOf(const QuantizeReport& report) {
     totals.target_bytes += tensor.target_bytes;
   }
   return totals;
+}
+
+// Tensors that matter most first: by what the worst type would do.
+std::vector<TensorChoices> ByDamage(std::vector<TensorChoices> tensors) {
+  const auto worst = [](const TensorChoices& tensor) {
+    double damage = 0;
+    for (const TypeChoice& choice : tensor.choices) damage = std::max(damage, choice.damage);
+    return damage;
+  };
+  std::stable_sort(
+      tensors.begin(), tensors.end(),
+      [&](const TensorChoices& a, const TensorChoices& b) { return worst(a) > worst(b); });
+  return tensors;
+}
+
+Json SensitivityJson(const std::vector<TensorChoices>& tensors) {
+  Json json = Json::array();
+  for (const TensorChoices& tensor : tensors) {
+    Json choices = Json::array();
+    for (const TypeChoice& choice : tensor.choices) {
+      choices.push_back(
+          {{"type", TypeName(choice.type)}, {"bytes", choice.bytes}, {"damage", choice.damage}});
+    }
+    json.push_back({{"name", tensor.name}, {"choices", std::move(choices)}});
+  }
+  return json;
+}
+
+void PrintSensitivity(const std::vector<TensorChoices>& tensors, std::ostream& out) {
+  if (tensors.empty()) return;
+  out << "damage: KL in nats a token with a tensor alone at a type\n";
+  for (const TensorChoices& tensor : ByDamage(tensors)) {
+    out << absl::StreamFormat("%-32s", tensor.name);
+    for (const TypeChoice& choice : tensor.choices) {
+      out << absl::StreamFormat("  %s %.2e", TypeName(choice.type), choice.damage);
+    }
+    out << "\n";
+  }
 }
 
 }  // namespace
@@ -68,6 +107,7 @@ nlohmann::ordered_json SummaryJson(const QuantizeFlags& flags, const QuantizeSum
                {"weights_bytes", totals.target_bytes},
                {"bits_per_weight", totals.Bits(totals.target_bytes)},
                {"tensors", std::move(tensors)}};
+  if (!summary.sensitivity.empty()) json["sensitivity"] = SensitivityJson(summary.sensitivity);
   if (flags.dry_run) return json;
   json["output"] = flags.output;
   json["output_bytes"] = report.output_bytes;
@@ -83,6 +123,7 @@ nlohmann::ordered_json SummaryJson(const QuantizeFlags& flags, const QuantizeSum
 
 void PrintSummary(const QuantizeFlags& flags, const QuantizeSummary& summary, std::ostream& out) {
   const QuantizeReport& report = summary.report;
+  PrintSensitivity(summary.sensitivity, out);
   std::map<std::string, int64_t> counts;
   for (const TensorOutcome& tensor : report.tensors) {
     ++counts[TypeName(tensor.target)];

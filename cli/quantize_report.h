@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/quantize_flags.h"
+#include "engine/quantize/budget.h"
 #include "engine/quantize/gguf_quantizer.h"
 #include "engine/quantize/recipe.h"
 #include "engine/quantize/source_tensors.h"
@@ -22,6 +23,7 @@ struct QuantizeSummary {
   QuantizeReport report;
   // Of the outputs' energy on the calibration text, by tensor; where a method measures it.
   std::map<std::string, double> output_errors;
+  std::vector<TensorChoices> sensitivity;                   // empty: not measured
   int32_t calibration_windows = 0, calibration_length = 0;  // 0: no text was looked at
   double seconds = 0;
   int64_t peak_bytes = 0;  // resident; 0: unknown

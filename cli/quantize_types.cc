@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "cli/measure_importance.h"
 #include "cli/progress.h"
+#include "cli/quantize_budget.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
@@ -75,6 +76,10 @@ std::string OptionsText(const QuantizeFlags& flags) {
   }
   if (!flags.imatrix.empty()) parts.emplace_back("--imatrix");
   if (!flags.calibration.empty()) parts.emplace_back("--calibration");
+  if (!flags.byte_budget.empty()) {
+    parts.push_back(absl::StrCat("--byte-budget ", flags.byte_budget, " --budget-types ",
+                                 flags.budget_types, " --budget-windows ", flags.budget_windows));
+  }
   return absl::StrJoin(parts, " ");
 }
 
@@ -100,6 +105,7 @@ void WarnAboutPlan(const std::vector<TensorRecipe>& recipes, const Job& job, con
 
 absl::Status CheckTypeFlags(const QuantizeFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckImportanceFlags(flags));
+  NIBBLE_RETURN_IF_ERROR(CheckBudgetFlags(flags));
   return MakeJob(flags).status();
 }
 
@@ -109,12 +115,23 @@ absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Inte
   NIBBLE_ASSIGN_OR_RETURN(Job job, MakeJob(flags));
   NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
   NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(flags.model));
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<TensorRecipe> recipes,
+  NIBBLE_ASSIGN_OR_RETURN(std::vector<TensorRecipe> recipes,
                           PlanTypes(source.tensors(), job.recipe));
+  QuantizeSummary summary;
+  if (MeasuresTensors(flags)) {
+    const Importance* importance = job.recipe.has_importance ? &job.importance : nullptr;
+    NIBBLE_ASSIGN_OR_RETURN(summary.sensitivity,
+                            MeasureTensors(flags, recipes, importance, interrupt, io));
+  }
+  if (!flags.byte_budget.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(const std::vector<TypeOverride> chosen,
+                            OverridesWithin(flags, recipes, summary.sensitivity));
+    job.recipe.overrides.insert(job.recipe.overrides.end(), chosen.begin(), chosen.end());
+    NIBBLE_ASSIGN_OR_RETURN(recipes, PlanTypes(source.tensors(), job.recipe));
+  }
   WarnAboutPlan(recipes, job, io);
   QuantizeOptions options;
   NIBBLE_ASSIGN_OR_RETURN(options.keys, source.Keys());
-  QuantizeSummary summary;
   summary.type = job.recipe.mix.name;
   if (flags.dry_run) {
     summary.report = PlannedReport(source.tensors(), recipes);

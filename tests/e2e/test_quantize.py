@@ -78,6 +78,20 @@ def test_importance_is_measured_and_kept(binary, tmp_path):
     assert hashlib.sha256(calibration.read_bytes()).hexdigest() in shown
 
 
+def test_a_budget_goes_where_it_saves_most(binary, text, tmp_path):
+    mix, chosen = tmp_path / "mix.gguf", tmp_path / "chosen.gguf"
+    budget = ok_json(quantize(binary, mix, "q4_k_m"))["weights_bytes"]
+    flags = ["--byte-budget", str(budget), "--budget-windows", "1", "--calibration-length", "128"]
+    report = ok_json(quantize(binary, chosen, "q4_k_m", *flags))
+    assert 0.98 * budget < report["weights_bytes"] <= budget
+    assert len(report["sensitivity"]) == 30 and all(len(t["choices"]) == 7 for t in report["sensitivity"])
+    assert divergence(binary, chosen, text) < divergence(binary, mix, text)
+    small = quantize(binary, tmp_path / "small.gguf", "q4_k_m", *flags[2:], "--byte-budget", "1MB")
+    assert small.returncode == 2 and "smallest types" in small.stderr
+    both = quantize(binary, tmp_path / "both.gguf", "q4_0", *flags, "--method", "rtn")
+    assert both.returncode == 2 and "--byte-budget" in both.stderr
+
+
 def by_method(binary, output, *more):
     command = ["quantize", "--model", TINY, "--output", output, "--output-format", "json"]
     return run(binary, *command, *more)
