@@ -20,6 +20,7 @@
 #include "engine/model/device_runner.h"
 #include "engine/model_file.h"
 #include "engine/quantize/gguf_quantizer.h"
+#include "engine/quantize/source_tensors.h"
 #include "tests/engine/fakes/recording_sink.h"
 
 namespace nibble {
@@ -39,7 +40,9 @@ class QuantizedFile {
     QuantizeOptions options;
     options.mix = recipe.mix;
     options.output = path_;
-    EXPECT_TRUE(QuantizeGguf(file, PlanTypes(file, recipe).value(), options).ok());
+    options.keys = GgufKeys::CopyOf(file);
+    const std::unique_ptr<SourceTensors> source = MakeSourceTensors(file);
+    EXPECT_TRUE(QuantizeGguf(*source, PlanTypes(*source, recipe).value(), options).ok());
   }
   ~QuantizedFile() { std::filesystem::remove(path_); }
   const std::string& path() const { return path_; }
