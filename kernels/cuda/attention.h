@@ -1,6 +1,6 @@
-// AttentionParams (kernels/ops.h) on the device. Every token of a step is one query row of
-// decode_attention.h, the rows of a prompt as well: each sees its own prefix (SplitTokens in
-// rows.h). Prompts thus read the cache once a row, which is right and slow.
+// AttentionParams (kernels/ops.h) on the device. A step of decode rows only goes through
+// decode_attention.h; one with chunks of prompts, its decode rows with them, through
+// prefill_attention.h. A row's bits are the same from both, on the conditions told there.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,7 @@ namespace nibble::cuda {
 absl::Status CheckAttention(const KvLayer& cache, int32_t num_heads, int32_t max_context,
                             DType activations, int64_t workspace_bytes);
 
-// Asynchronous; errors are kept by the device under "attention". As many rows go through a launch
-// as the workspace has room for.
+// Asynchronous; errors are kept by the device under "attention".
 void RunAttention(Device& device, Workspace& workspace, const AttentionParams& params);
 
 }  // namespace nibble::cuda

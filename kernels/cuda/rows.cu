@@ -34,27 +34,6 @@ __global__ void __launch_bounds__(kThreads) Finish(const FinishCall p) {
   *y = static_cast<uint16_t>(Half::Pack(sum, 0.0f));
 }
 
-// A block a token: which sequence it is of, then that one's blocks.
-__global__ void __launch_bounds__(kThreads) SplitTokens(const SplitTokensCall p) {
-  const int32_t token = p.first + static_cast<int32_t>(blockIdx.x);
-  int32_t low = 0, high = p.num_seqs - 1;  // the last sequence that begins at or before the token
-  while (low < high) {
-    const int32_t middle = (low + high + 1) / 2;
-    if (p.cu_seqlens_q[middle] <= token) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const int32_t length = p.context_lens[low] - (p.cu_seqlens_q[low + 1] - 1 - token);
-  if (threadIdx.x == 0) p.token_lens[blockIdx.x] = length;
-  // Of the prefix alone: the table's other entries may never have been written.
-  const int32_t* from = p.block_table + static_cast<int64_t>(low) * p.max_blocks;
-  int32_t* to = p.token_blocks + static_cast<int64_t>(blockIdx.x) * p.max_blocks;
-  const int32_t blocks = (length + p.block_size - 1) / p.block_size;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < blocks; i += kThreads) to[i] = from[i];
-}
-
 dim3 GridOf(int32_t rows, int32_t threads_a_row) {
   return dim3(static_cast<uint32_t>(rows),
               static_cast<uint32_t>((threads_a_row + kThreads - 1) / kThreads));
@@ -79,15 +58,6 @@ cudaError_t LaunchFinish(const FinishCall& call, cudaStream_t stream) {
   if (call.rows < 1 || call.cols < 1 || !known) return cudaErrorInvalidValue;
   return Launch(call.dtype == DType::kBf16 ? Finish<Bf16> : Finish<F16>,
                 {GridOf(call.rows, call.cols), dim3(kThreads), 0, stream}, call);
-}
-
-cudaError_t LaunchSplitTokens(const SplitTokensCall& call, cudaStream_t stream) {
-  if (call.num_seqs < 1 || call.max_blocks < 1 || call.block_size < 1 || call.tokens < 1 ||
-      call.first < 0) {
-    return cudaErrorInvalidValue;
-  }
-  return Launch(SplitTokens, {dim3(static_cast<uint32_t>(call.tokens)), dim3(kThreads), 0, stream},
-                call);
 }
 
 }  // namespace nibble::cuda

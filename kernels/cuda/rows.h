@@ -50,23 +50,10 @@ struct FinishCall {
   int32_t y_stride = 0;
 };
 
-// A step's tokens first .. first + tokens - 1 as sequences of one query row each, for a kernel that
-// knows no others: what each sees is its own prefix, whose k and v are stored before attention.
-struct SplitTokensCall {
-  int32_t num_seqs = 0, max_blocks = 0, block_size = 0;
-  const int32_t* cu_seqlens_q = nullptr;  // [num_seqs + 1]
-  const int32_t* context_lens = nullptr;  // [num_seqs]
-  const int32_t* block_table = nullptr;   // [num_seqs, max_blocks]
-  int32_t first = 0, tokens = 0;
-  int32_t* token_lens = nullptr;    // [tokens], overwritten
-  int32_t* token_blocks = nullptr;  // [tokens, max_blocks], overwritten
-};
-
 // Asynchronous. cudaErrorInvalidValue for what REQUIRES rules out, another dtype and empty calls;
 // else the launch's error.
 cudaError_t LaunchDequantize(const DequantizeCall& call, cudaStream_t stream);
 cudaError_t LaunchGather(const GatherCall& call, cudaStream_t stream);
 cudaError_t LaunchFinish(const FinishCall& call, cudaStream_t stream);
-cudaError_t LaunchSplitTokens(const SplitTokensCall& call, cudaStream_t stream);
 
 }  // namespace nibble::cuda

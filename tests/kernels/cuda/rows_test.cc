@@ -1,5 +1,5 @@
 // Rows on the emulator: every canonical format dequantized by id and by slab, against
-// quant::DequantizeRow; gathering; the end of a GEMM; tokens split from their sequences.
+// quant::DequantizeRow; gathering; the end of a GEMM.
 #include "kernels/cuda/rows.h"
 
 #include <gmock/gmock.h>
@@ -172,32 +172,6 @@ TEST(Rows, FinishAddsBiasAndWhatIsThereAndRoundsOnce) {
       ASSERT_EQ(got[r * kStride + kCols], before[r * kStride + kCols]);
     }
   }
-}
-
-TEST(Rows, SplitGivesEveryTokenItsPrefix) {
-  constexpr int32_t kMaxBlocks = 4, kBlock = 8;
-  // 3 of 20 tokens, 1 of 1, 5 of 5; entries past a sequence's blocks are nobody's.
-  const DeviceArray<int32_t> cu(std::vector<int32_t>{0, 3, 4, 9});
-  const DeviceArray<int32_t> lens(std::vector<int32_t>{20, 1, 5});
-  const DeviceArray<int32_t> table(std::vector<int32_t>{7, 8, 9, -1, 4, -1, -1, -1, 2, -1, -1, -1});
-  const DeviceArray<int32_t> token_lens(7), token_blocks(7 * kMaxBlocks);
-  const SplitTokensCall call{.num_seqs = 3,
-                             .max_blocks = kMaxBlocks,
-                             .block_size = kBlock,
-                             .cu_seqlens_q = cu.data(),
-                             .context_lens = lens.data(),
-                             .block_table = table.data(),
-                             .first = 1,
-                             .tokens = 7,
-                             .token_lens = token_lens.data(),
-                             .token_blocks = token_blocks.data()};
-  ASSERT_EQ(LaunchSplitTokens(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
-  EXPECT_THAT(token_lens.Read(), testing::ElementsAre(19, 20, 1, 1, 2, 3, 4));
-  const std::vector<int32_t> blocks = token_blocks.Read();
-  EXPECT_THAT(std::vector<int32_t>(blocks.begin(), blocks.begin() + 3),
-              testing::ElementsAre(7, 8, 9));
-  EXPECT_EQ(blocks[2 * kMaxBlocks], 4);
-  EXPECT_EQ(blocks[6 * kMaxBlocks], 2);
 }
 
 TEST(Rows, RefusesCallsItWouldGetWrong) {
