@@ -4,10 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/kv_layout.h"
 #include "kernels/cuda/prefill_attention.h"
 
 namespace nibble::cuda {
 namespace {
+
+constexpr int32_t kMaxGroup = 128;  // heads a kv head, prefill_attention.h says
 
 const char* TypeName(DType type) {
   switch (type) {
@@ -89,10 +92,17 @@ absl::Status CheckAttention(const KvLayer& cache, int32_t num_heads, int32_t max
     return absl::UnimplementedError(absl::StrCat("attention on CUDA: head_dim is ", cache.head_dim,
                                                  ", there are kernels for 32, 64 and 128"));
   }
-  if (cache.dtype != activations) {
+  if (!HasCacheKernel(activations, cache.dtype, cache.block_size)) {
     return absl::UnimplementedError(absl::StrCat(
-        "attention on CUDA: the KV cache is ", TypeName(cache.dtype), ", with activations of ",
-        TypeName(activations), " it must be ", TypeName(activations), " (--kv-cache-type)"));
+        "attention on CUDA: the KV cache is ", TypeName(cache.dtype), " in blocks of ",
+        cache.block_size, ", with activations of ", TypeName(activations), " it must be ",
+        TypeName(activations), ", or int8 or fp8 in blocks of a multiple of 4 (--kv-cache-type, ",
+        "--block-size)"));
+  }
+  if (num_heads / cache.num_kv_heads > kMaxGroup) {
+    return absl::UnimplementedError(absl::StrCat("attention on CUDA: ", num_heads, " heads for ",
+                                                 cache.num_kv_heads, " kv heads, at most ",
+                                                 kMaxGroup, " to a kv head"));
   }
   DecodeAttention call;
   call.num_heads = num_heads;

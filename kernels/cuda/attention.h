@@ -12,7 +12,8 @@
 
 namespace nibble::cuda {
 
-// UNIMPLEMENTED names the head size or the cache's type that no kernel reads; RESOURCE_EXHAUSTED
+// UNIMPLEMENTED names the head size, the cache's type or block size, or the number of heads that no
+// kernel reads; RESOURCE_EXHAUSTED
 // when one row of max_context tokens needs more than the workspace.
 absl::Status CheckAttention(const KvLayer& cache, int32_t num_heads, int32_t max_context,
                             DType activations, int64_t workspace_bytes);

@@ -62,12 +62,12 @@ Device Cpu(DType kv_cache_type) {
   return {CreateCpuBackend(options).value(), kv_cache_type};
 }
 
-Device EmulatedCuda(DType activations, bool graphs = true) {
+Device EmulatedCuda(DType activations, DType kv_cache_type, bool graphs = true) {
   CudaOptions options;
   options.activations = activations;
   options.workspace_bytes = int64_t{16} << 20;
   options.graphs = graphs;
-  return {CreateCudaBackend(options).value(), activations};
+  return {CreateCudaBackend(options).value(), kv_cache_type};
 }
 
 struct Answer {
@@ -156,7 +156,7 @@ TEST_P(CudaGenerationTest, WritesWhatTheCpuWrites) {
   const std::vector<Answer> expected =
       Served(file.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens);
   const std::vector<Answer> got =
-      Served(file.path(), EmulatedCuda(DType::kF16)).Generate(kPrompts, kTokens);
+      Served(file.path(), EmulatedCuda(DType::kF16, DType::kF16)).Generate(kPrompts, kTokens);
   for (size_t i = 0; i < kPrompts.size(); ++i) {
     EXPECT_EQ(got[i].text, expected[i].text) << kPrompts[i];
     EXPECT_EQ(got[i].ids, expected[i].ids);
@@ -176,7 +176,7 @@ TEST(CudaGenerationOfBf16Test, StaysNearTheCpuForAsLongAsTheyAgree) {
   const std::vector<Answer> expected =
       Served(file.path(), Cpu(DType::kBf16)).Generate(kPrompts, kTokens);
   const std::vector<Answer> got =
-      Served(file.path(), EmulatedCuda(DType::kBf16)).Generate(kPrompts, kTokens);
+      Served(file.path(), EmulatedCuda(DType::kBf16, DType::kBf16)).Generate(kPrompts, kTokens);
   for (size_t i = 0; i < kPrompts.size(); ++i) {
     const size_t same = CommonPrefix(got[i].ids, expected[i].ids);
     EXPECT_GE(same, 3u) << kPrompts[i];
@@ -188,13 +188,38 @@ TEST(CudaGenerationOfBf16Test, StaysNearTheCpuForAsLongAsTheyAgree) {
   }
 }
 
+// The two backends make the same codes of the same k and v, but f16 activations move some values to
+// the next code, a step of 1 / 127 of the row's largest value or of 1 / 8 of the value itself. The
+// text must be the same, and log probabilities agree to 0.03 (0.012 and 0.014 were seen).
+class CudaCacheTypeTest : public testing::TestWithParam<DType> {};
+
+TEST_P(CudaCacheTypeTest, StaysNearTheCpuWithTheSameCache) {
+  const bool is_fp8 = GetParam() == DType::kF8E4M3;
+  const QuantizedFile file("q4_1");
+  const std::vector<Answer> expected =
+      Served(file.path(), Cpu(GetParam())).Generate(kPrompts, kTokens);
+  const std::vector<Answer> got =
+      Served(file.path(), EmulatedCuda(DType::kF16, GetParam())).Generate(kPrompts, kTokens);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(got[i].text, expected[i].text) << kPrompts[i];
+    EXPECT_LT(WorstLogprob(got[i], expected[i]), 0.03);
+    std::printf("q4_1     f16, %s cache: worst log probability off by %.2e: %s\n",
+                is_fp8 ? "fp8" : "int8", WorstLogprob(got[i], expected[i]), got[i].text.c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, CudaCacheTypeTest, testing::Values(DType::kI8, DType::kF8E4M3));
+
 // The contract of kernels/ops.h on the whole road: alone or in company, in chunks of any size, with
 // graphs or without, in any order of the emulator's threads.
-TEST(CudaBatchInvarianceTest, CompanyChunksAndGraphsChangeNoBit) {
+class CudaBatchInvarianceTest : public testing::TestWithParam<DType> {};
+
+TEST_P(CudaBatchInvarianceTest, CompanyChunksAndGraphsChangeNoBit) {
   const QuantizedFile file("q4_1");
   const std::vector<Answer> together =
-      Served(file.path(), EmulatedCuda(DType::kF16)).Generate(kPrompts, kTokens);
-  Served alone(file.path(), EmulatedCuda(DType::kF16, /*graphs=*/false), /*max_batch_tokens=*/3);
+      Served(file.path(), EmulatedCuda(DType::kF16, GetParam())).Generate(kPrompts, kTokens);
+  Served alone(file.path(), EmulatedCuda(DType::kF16, GetParam(), /*graphs=*/false),
+               /*max_batch_tokens=*/3);
   emulator::TheGpu().SetSeed(5);
   for (size_t i = 0; i < kPrompts.size(); ++i) {
     const Answer answer = alone.Generate({kPrompts[i]}, kTokens)[0];
@@ -208,13 +233,15 @@ TEST(CudaBatchInvarianceTest, CompanyChunksAndGraphsChangeNoBit) {
   emulator::TheGpu().SetSeed(0);
 }
 
+INSTANTIATE_TEST_SUITE_P(Each, CudaBatchInvarianceTest, testing::Values(DType::kF16, DType::kI8));
+
 TEST(CudaLoadTest, RefusesWhatItHasNoKernelFor) {
   const std::unique_ptr<ModelFile> file = ModelFile::Open(kModel).value();
   const ModelConfig config = file->Config().value();
   const std::unique_ptr<WeightSource> source = file->Source(config);
-  const Device device = EmulatedCuda(DType::kF16);
+  const Device device = EmulatedCuda(DType::kF16, DType::kF16);
   RunnerOptions options;
-  options.kv_cache_type = DType::kI8;
+  options.kv_cache_type = DType::kBf16;
   EXPECT_TRUE(absl::IsUnimplemented(
       DeviceRunner::Create(*device.backend, config, *source, options, nullptr).status()));
   options.kv_cache_type = DType::kF16;

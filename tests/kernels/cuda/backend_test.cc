@@ -182,11 +182,13 @@ class AttentionWorld {
   static constexpr int32_t kHeads = 4, kKvHeads = 2, kDim = 64, kBlock = 16, kMaxBlocks = 20;
   static constexpr int32_t kCols = (kHeads + 2 * kKvHeads) * kDim, kMaxTokens = 400;
 
-  explicit AttentionWorld(Backend& backend)
-      : backend_(backend), memory_(backend.Allocate(2 * kPlaneBytes, "cache").value()) {
+  AttentionWorld(Backend& backend, DType cache_dtype)
+      : backend_(backend),
+        dtype_(backend.activation_dtype()),
+        memory_(backend.Allocate(2 * PlaneBytes(cache_dtype), "cache").value()) {
     cache_.k = memory_.data();
-    cache_.v = static_cast<uint8_t*>(memory_.data()) + kPlaneBytes;
-    cache_.dtype = backend.activation_dtype();
+    cache_.v = static_cast<uint8_t*>(memory_.data()) + PlaneBytes(cache_dtype);
+    cache_.dtype = cache_dtype;
     cache_.num_blocks = 2 * kMaxBlocks;
     cache_.block_size = kBlock;
     cache_.num_kv_heads = kKvHeads;
@@ -202,7 +204,7 @@ class AttentionWorld {
     std::vector<int32_t> positions, slots, cu = {0}, lens, table;
     for (const Part& part : parts) {
       for (int32_t p = part.first; p < part.first + part.count; ++p) {
-        const auto row = Floats(cache_.dtype, kCols, 1000 * part.sequence + p);
+        const auto row = Floats(dtype_, kCols, 1000 * part.sequence + p);
         qkv.insert(qkv.end(), row.begin(), row.end());
         positions.push_back(p);
         slots.push_back((part.sequence * kMaxBlocks + p / kBlock) * kBlock + p % kBlock);
@@ -215,7 +217,9 @@ class AttentionWorld {
   }
 
  private:
-  static constexpr int64_t kPlaneBytes = int64_t{2} * kMaxBlocks * kKvHeads * kBlock * kDim * 2;
+  static constexpr int64_t PlaneBytes(DType cache_dtype) {
+    return int64_t{2} * kMaxBlocks * kKvHeads * KvHeadBytes(cache_dtype, kBlock, kDim);
+  }
 
   const int32_t* Ints(const std::vector<int32_t>& values, std::vector<DeviceBuffer>& keep) {
     const auto bytes = static_cast<int64_t>(values.size() * 4);
@@ -230,8 +234,7 @@ class AttentionWorld {
                          const std::vector<int32_t>& table) {
     const auto tokens = static_cast<int32_t>(positions.size());
     std::vector<DeviceBuffer> keep;
-    Rows qkv(backend_, cache_.dtype, tokens, kCols),
-        out(backend_, cache_.dtype, tokens, kHeads * kDim);
+    Rows qkv(backend_, dtype_, tokens, kCols), out(backend_, dtype_, tokens, kHeads * kDim);
     qkv.Write(qkv_values);
     RopeStoreKvParams rope;
     rope.qkv = qkv.tensor();
@@ -261,14 +264,17 @@ class AttentionWorld {
   }
 
   Backend& backend_;
+  const DType dtype_;  // of activations
   DeviceBuffer memory_;
   KvLayer cache_;
 };
 
-TEST(CudaBackendTest, APromptIsTheSameBitsInAnyChunksAndCompany) {
+class CacheTypeTest : public testing::TestWithParam<DType> {};
+
+TEST_P(CacheTypeTest, APromptIsTheSameBitsInAnyChunksAndCompany) {
   const auto backend = MakeCuda(DType::kBf16);
   constexpr int32_t kLength = 290;  // past a split of 256
-  AttentionWorld whole(*backend), chunks(*backend);
+  AttentionWorld whole(*backend, GetParam()), chunks(*backend, GetParam());
   const std::vector<float> expected = whole.Step({{0, 0, kLength}});
   std::vector<float> got;
   int32_t first = 0;
@@ -280,6 +286,9 @@ TEST(CudaBackendTest, APromptIsTheSameBitsInAnyChunksAndCompany) {
   ASSERT_EQ(first, kLength);
   EXPECT_EQ(got, expected);
 }
+
+INSTANTIATE_TEST_SUITE_P(Each, CacheTypeTest,
+                         testing::Values(DType::kBf16, DType::kI8, DType::kF8E4M3));
 
 // A graph's body, run through RunStep thrice on other inputs; returns what each left in y.
 std::vector<std::vector<float>> ThreeSteps(bool graphs, uint64_t& launches) {
@@ -382,7 +391,16 @@ TEST(CudaBackendTest, AttentionWithoutAKernelIsRefusedAtLoad) {
     return std::string(backend->CheckAttention(other, 4, context).message());
   };
   EXPECT_THAT(message([](KvLayer& c) { c.head_dim = 80; }, 64), HasSubstr("head_dim is 80"));
-  EXPECT_THAT(message([](KvLayer& c) { c.dtype = DType::kI8; }, 64), HasSubstr("is int8"));
+  EXPECT_EQ(message([](KvLayer& c) { c.dtype = DType::kI8; }, 64), "");
+  EXPECT_EQ(message([](KvLayer& c) { c.dtype = DType::kF8E4M3; }, 64), "");
+  EXPECT_THAT(message([](KvLayer& c) { c.dtype = DType::kBf16; }, 64), HasSubstr("is bf16"));
+  const auto of_six = [](KvLayer& c) {
+    c.dtype = DType::kI8;
+    c.block_size = 6;
+  };
+  EXPECT_THAT(message(of_six, 64), HasSubstr("is int8 in blocks of 6"));
+  EXPECT_THAT(std::string(backend->CheckAttention(cache, 258, 64).message()),
+              HasSubstr("258 heads for 2 kv heads, at most 128"));
   EXPECT_THAT(message([](KvLayer&) {}, 1 << 24), HasSubstr("lower --max-context"));
 }
 
