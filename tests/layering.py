@@ -31,7 +31,7 @@ CONFINED = {
     "cuda": ["kernels/cuda"],
     "cublas": ["kernels/cuda"],
     "engine/text/bridge": ["engine/text"],
-    "kernels/cpu": ["kernels/cpu", "kernels/cuda/host_sample.cc"],
+    "kernels/cpu": ["kernels/cpu"],
     "kernels/cuda": ["kernels/cuda"],
     "CLI/": ["cli"],
 }

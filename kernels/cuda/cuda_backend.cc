@@ -16,7 +16,6 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/gemm.h"
-#include "kernels/cuda/host_sample.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/matrix_packer.h"
 #include "kernels/cuda/pack_matrix.h"
@@ -24,6 +23,7 @@
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/workspace.h"
 
 namespace nibble {
@@ -294,7 +294,7 @@ class CudaBackend : public Backend {
     device_->Keep(cuda::LaunchGather(call, device_->stream()), "gather_rows");
   }
 
-  void Sample(const SampleParams& params) override { sampler_.Run(*device_, params); }
+  void Sample(const SampleParams& params) override { sampler_.Run(*device_, workspace_, params); }
 
  private:
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Place(const StoredMatrix& stored,
@@ -314,7 +314,7 @@ class CudaBackend : public Backend {
   MemoryLedger ledger_;
   DeviceBuffer workspace_memory_;
   cuda::Workspace workspace_;
-  cuda::HostSampler sampler_;
+  cuda::Sampler sampler_;
   // By the number of sequences; null: met once, not captured yet.
   std::map<int32_t, std::unique_ptr<cuda::Graph>> graphs_;
 };

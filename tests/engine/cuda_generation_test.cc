@@ -102,13 +102,14 @@ class Served {
     engine_ = Engine::Create(std::move(parts), engine).value();
   }
 
-  // All at once, greedily.
-  std::vector<Answer> Generate(const std::vector<std::string>& prompts, int32_t max_tokens) {
+  // All at once, greedily unless `sampling` says otherwise.
+  std::vector<Answer> Generate(const std::vector<std::string>& prompts, int32_t max_tokens,
+                               const SamplingParams& sampling = Greedy()) {
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     for (const std::string& prompt : prompts) {
       GenerateRequest request;
       request.prompt = TextPrompt{prompt};
-      request.sampling.temperature = 0;
+      request.sampling = sampling;
       request.stopping.max_tokens = max_tokens;
       request.stopping.ignore_eos = true;
       request.response.logprobs = 5;
@@ -125,6 +126,12 @@ class Served {
   }
 
  private:
+  static SamplingParams Greedy() {
+    SamplingParams sampling;
+    sampling.temperature = 0;
+    return sampling;
+  }
+
   SteadyClock clock_;
   std::unique_ptr<ModelFile> file_;
   Device device_;
@@ -187,6 +194,49 @@ TEST(CudaGenerationOfBf16Test, StaysNearTheCpuForAsLongAsTheyAgree) {
                 same, kTokens, WorstLogprob(cut, expected[i]), got[i].text.c_str());
   }
 }
+
+struct DrawCase {
+  std::string name;
+  SamplingParams sampling;
+};
+
+class CudaSamplingTest : public testing::TestWithParam<DrawCase> {};
+
+// The logits of the two differ, so for some seed a draw at a boundary would; for these none does.
+TEST_P(CudaSamplingTest, DrawsWhatTheCpuDraws) {
+  const QuantizedFile file("q4_1");
+  const std::vector<Answer> expected =
+      Served(file.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens, GetParam().sampling);
+  const std::vector<Answer> got = Served(file.path(), EmulatedCuda(DType::kF16, DType::kF16))
+                                      .Generate(kPrompts, kTokens, GetParam().sampling);
+  const std::vector<Answer> greedy =
+      Served(file.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(got[i].ids, expected[i].ids) << got[i].text << " for " << expected[i].text;
+    EXPECT_NE(got[i].ids, greedy[i].ids) << "a case that shows nothing";
+    EXPECT_LT(WorstLogprob(got[i], expected[i]), 0.02);
+  }
+}
+
+std::vector<DrawCase> DrawCases() {
+  SamplingParams plain;
+  plain.seed = 7;
+  SamplingParams cut = plain;
+  cut.temperature = 1.3f;
+  cut.top_k = 40;
+  cut.top_p = 0.9f;
+  cut.min_p = 0.01f;
+  SamplingParams lists = plain;
+  lists.temperature = 0.8f;
+  lists.repetition_penalty = 1.2f;
+  lists.presence_penalty = 0.5f;
+  lists.frequency_penalty = 0.5f;
+  lists.logit_bias = {{40, 2.0f}, {300, -4.0f}};
+  return {{"Plain", plain}, {"Cut", cut}, {"Lists", lists}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, CudaSamplingTest, testing::ValuesIn(DrawCases()),
+                         [](const auto& info) { return info.param.name; });
 
 // The two backends make the same codes of the same k and v, but f16 activations move some values to
 // the next code, a step of 1 / 127 of the row's largest value or of 1 / 8 of the value itself. The
