@@ -26,7 +26,7 @@ absl::Status Refuse(const Method& method, absl::string_view why) {
 
 constexpr char kHeld[] =
     "a GGUF file holds int2..int8-sym and -full and int2..int5-asym, by row, tensor or groups of "
-    "32 or a multiple of it";
+    "32 or a multiple of it; a folder (--layout) holds nf4, fp4 and fp8 too";
 
 }  // namespace
 
