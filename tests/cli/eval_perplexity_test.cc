@@ -8,8 +8,9 @@ namespace nibble {
 namespace {
 
 TEST(PerplexityJsonTest, HasTheKeysOfTheContractInOrder) {
-  EXPECT_EQ(PerplexityJson({12.5, 2.5, 100, 4}).dump(),
-            R"({"perplexity":12.5,"nll":2.5,"tokens":100,"windows":4})");
+  EXPECT_EQ(PerplexityJson({12.5, 2.5, 0.5, 100, 4}).dump(),
+            R"({"perplexity":12.5,"perplexity_standard_error":6.25,"nll":2.5,)"
+            R"("nll_standard_error":0.5,"tokens":100,"windows":4})");
 }
 
 TEST(PerplexityProtocolTest, SaysWhatIsScored) {
