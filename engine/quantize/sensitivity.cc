@@ -6,6 +6,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/quantize/calibration/decoder_layer.h"
 #include "engine/quantize/ggml/encode.h"
+#include "engine/quantize/gguf_quantizer.h"
 #include "engine/quantize/methods/parallel.h"
 #include "engine/weights/ggml_types.h"
 
@@ -18,16 +19,11 @@ bool Fills(GgmlType type, int32_t cols) {
   return cols % TypeInfo(static_cast<int32_t>(type)).block_elements == 0;
 }
 
-int64_t EncodedBytes(GgmlType type, int64_t elements) {
-  const GgmlTypeInfo info = TypeInfo(static_cast<int32_t>(type));
-  return elements / info.block_elements * info.block_bytes;
-}
-
 // `values` = the matrix as the type keeps it; returns the square error, columns weighted by their
 // importance. Rows' errors are added in their order, whatever the threads are.
 double Encode(GgmlType type, const MatrixF& dense, absl::Span<const float> importance, int threads,
               MatrixF& values) {
-  const int64_t row_bytes = EncodedBytes(type, dense.cols());
+  const int64_t row_bytes = BytesOf(type, dense.cols());
   values.resize(dense.rows(), dense.cols());
   std::vector<double> errors(dense.rows());
   quantize::ParallelRanges(dense.rows(), 16, threads, [&](int64_t first, int64_t last) {
@@ -70,7 +66,7 @@ absl::StatusOr<TensorChoices> Measure(const WeightSource& source, const ProbedTe
     if (!Fills(type, tensor.cols)) continue;
     const double error = Encode(type, dense, importance, options.threads, values);
     choices.choices.push_back(
-        {.type = type, .bytes = EncodedBytes(type, dense.size()), .damage = per_error * error});
+        {.type = type, .bytes = BytesOf(type, dense.size()), .damage = per_error * error});
   }
   if (choices.choices.empty()) return refuse("do not fill the blocks of any type asked for");
   return choices;

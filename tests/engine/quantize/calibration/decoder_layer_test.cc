@@ -7,6 +7,7 @@
 
 #include "engine/quantize/calibration/reference_runner.h"
 #include "tests/engine/model/tiny_decoder.h"
+#include "tests/engine/quantize/decoder_configs.h"
 
 namespace nibble::quantize {
 namespace {
@@ -73,18 +74,7 @@ TEST_P(DecoderLayerTest, IsTheDecoderOfThePaper) {
   }
 }
 
-std::vector<ModelConfig> Configs() {
-  std::vector<ModelConfig> configs(4, TinyConfig());
-  configs[1].rope_layout = RopeLayout::kHalf;
-  configs[1].qkv_bias = true;
-  configs[2].tied_head = true;
-  configs[2].rotary_dim = 8;
-  configs[3].num_kv_heads = 1;
-  configs[3].rope_scaling = RopeScaling::kLinear;
-  configs[3].rope_factor = 4;
-  return configs;
-}
-INSTANTIATE_TEST_SUITE_P(Shapes, DecoderLayerTest, ::testing::ValuesIn(Configs()));
+INSTANTIATE_TEST_SUITE_P(Shapes, DecoderLayerTest, ::testing::ValuesIn(testing::DecoderConfigs()));
 
 TEST(ReferenceRunnerTest, RefusesWhatItDoesNotDo) {
   const ModelConfig config = TinyConfig();
