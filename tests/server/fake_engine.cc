@@ -163,7 +163,8 @@ void FakeEngine::Expire() {
   for (auto it = requests_.begin(); it != requests_.end();) {
     auto here = it++;
     const Request& request = here->second;
-    if (request.prepared.params.deadline.has_value() && now >= *request.prepared.params.deadline) {
+    const auto& deadline = request.prepared.params.deadline;
+    if (options_.keeps_deadlines && deadline.has_value() && now >= *deadline) {
       Finish(here, absl::DeadlineExceededError("the deadline passed"), FinishReason::kUnspecified);
     } else if (request.end.has_value() && now >= *request.end) {
       const bool started = request.stage != Stage::kQueued;

@@ -31,6 +31,7 @@ class FakeEngine final : public Engine {
     int32_t max_context = 1024;
     int32_t bytes_per_token = 1;  // of text; more makes a slow reader's buffer fill sooner
     bool chat_template = true;
+    bool keeps_deadlines = true;
     EngineObserver* observer = nullptr;
   };
 

@@ -221,7 +221,7 @@ TEST_F(ServerTest, TextThatIsNotUtf8IsRefused) {
 // gRPC 1.51 may close the connection they came on; never another one.
 TEST_F(ServerTest, HeadersOverTheLimitAreRefused) {
   StartServing();
-  auto other = v1::GenerationService::NewStub(Connect());
+  auto other = v1::GenerationService::NewStub(Opened(Connect()));
   ASSERT_TRUE(Call(*other, TextRequest("x", 1)).ok());
   grpc::ClientContext context;
   context.AddMetadata("x-large", std::string(20 << 10, 'x'));
@@ -265,7 +265,7 @@ TEST_F(ServerTest, ABurstIsAnsweredOrRefusedAndLeavesNothingBehind) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
-      auto stub = v1::GenerationService::NewStub(Connect());
+      auto stub = v1::GenerationService::NewStub(Opened(Connect()));
       for (int i = 0; i < 20; ++i) {
         const grpc::Status status = Call(*stub, TextRequest("abc", 4));
         (status.ok()                                                   ? good

@@ -28,7 +28,7 @@ void ServerTest::StartServer() {
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
   if (options_.tls.cert.empty()) {
-    channel_ = Connect();
+    channel_ = Opened(Connect());
     generation_ = v1::GenerationService::NewStub(channel_);
   }
 }
@@ -55,6 +55,12 @@ std::shared_ptr<grpc::Channel> ServerTest::Connect(
   grpc::ChannelArguments own = args;
   own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
   return grpc::CreateCustomChannel(address(), std::move(credentials), own);
+}
+
+std::shared_ptr<grpc::Channel> ServerTest::Opened(std::shared_ptr<grpc::Channel> channel) {
+  const auto end = std::chrono::system_clock::now() + std::chrono::seconds(20);
+  EXPECT_TRUE(channel->WaitForConnected(end)) << "no connection";
+  return channel;
 }
 
 std::string ServerTest::Scrape() const {

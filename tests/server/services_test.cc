@@ -178,7 +178,7 @@ class AdminTest : public ServerTest {
   std::unique_ptr<v1::AdminService::Stub> Admin() {
     const std::string address = "127.0.0.1:" + std::to_string(server_->ports().admin);
     return v1::AdminService::NewStub(
-        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+        Opened(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())));
   }
 };
 
@@ -194,7 +194,7 @@ TEST_F(AdminTest, DoesNotServeGeneration) {
   StartServing();
   const std::string address = "127.0.0.1:" + std::to_string(server_->ports().admin);
   auto stub = v1::GenerationService::NewStub(
-      grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+      Opened(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())));
   grpc::ClientContext context;
   v1::GenerateResponse response;
   EXPECT_EQ(stub->Generate(&context, TextRequest("x", 1), &response).error_code(),
