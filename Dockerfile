@@ -2,7 +2,7 @@
 #   docker run -p 50051:50051 -v $PWD/models:/models:ro nibble serve --model /models/SmolLM2-135M-Instruct.Q4_1.gguf
 ARG BASE=docker.io/library/debian:bookworm-slim
 
-FROM ${BASE} AS build
+FROM ${BASE} AS tools
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update && apt-get install -y --no-install-recommends \
       build-essential cmake ninja-build pkg-config python3 ca-certificates cargo-web rustc-web \
@@ -11,16 +11,28 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+
+FROM tools AS build
 RUN cmake --preset release -DNIBBLE_TESTS=OFF \
     && cmake --build --preset release --target nibble \
     && install -D -s build/release/bin/nibble /out/nibble
 
-FROM ${BASE}
+# nvcc and cuBLASLt come out of NVIDIA's Python wheels, as in `make cuda`; only libcublasLt goes on into an image.
+FROM tools AS build-cuda
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN toolkit=$(.ci/cuda-toolkit compiler) \
+    && cmake --preset cuda -DNIBBLE_TESTS=OFF -DCMAKE_CUDA_COMPILER="$toolkit/bin/nvcc" \
+    && cmake --build --preset cuda --target nibble \
+    && install -D -s build/cuda/bin/nibble /out/nibble
+RUN cublas=$(.ci/cuda-toolkit cublas) \
+    && install -D -m 644 "$cublas/lib/libcublasLt.so.13" /out/lib/libcublasLt.so.13
+
+FROM ${BASE} AS runtime
 RUN apt-get update && apt-get install -y --no-install-recommends \
       libgrpc++1.51 libprotobuf32 libabsl20220623 libssl3 libspdlog1.10 \
       libprometheus-cpp-core1.0 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
-COPY --from=build /out/nibble /usr/local/bin/nibble
 # In here, loopback would reach nobody; what is published is up to who runs the container.
 ENV NIBBLE_LISTEN=0.0.0.0:50051 NIBBLE_METRICS_LISTEN=0.0.0.0:9090
 USER 65532:65532
@@ -32,3 +44,16 @@ HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
   CMD ["/usr/local/bin/nibble", "health", "--server", "127.0.0.1:50051"]
 ENTRYPOINT ["/usr/local/bin/nibble"]
 CMD ["serve"]
+
+# The image for NVIDIA GPUs (docker build --target cuda; docker run --gpus all): the same, compiled with CUDA, and cuBLASLt. The
+# driver's libcuda comes from the host.
+FROM runtime AS cuda
+# A folder that the loader searches without a cache, so no ldconfig.
+COPY --from=build-cuda /out/lib/ /usr/lib/
+COPY --from=build-cuda /out/nibble /usr/local/bin/nibble
+# What NVIDIA's container runtime reads: which GPUs, and which parts of the driver.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility NIBBLE_DEVICE=cuda:0
+
+# Last, so that it is the one that is built where no target is named.
+FROM runtime
+COPY --from=build /out/nibble /usr/local/bin/nibble

@@ -13,6 +13,7 @@ SERVE_FLAGS ?=
 COMPARE_FLAGS ?=
 BASE ?= docker.io/library/debian:bookworm-slim
 IMAGE ?= nibble:latest
+CUDA_IMAGE ?= nibble:cuda
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
@@ -36,8 +37,8 @@ test-deps: deps
 	@.ci/cuda-toolkit headers >/dev/null
 
 .PHONY: cuda
-cuda: deps ## Compile the CUDA kernels (no GPU needed) and check registers, spills and instructions
-	@.ci/compile-cuda $(JOBS)
+cuda: deps ## Build the program for GPUs too (none needed): build/cuda/nibble
+	@.ci/compile-cuda $(JOBS) program
 
 .PHONY: build
 build: deps ## Build the program: build/nibble
@@ -74,6 +75,10 @@ compare: build model tools ## Compare with llama.cpp and OpenVINO GenAI on this 
 .PHONY: image
 image: ## Build the container image (docker, podman or buildah)
 	@.ci/build-image $(IMAGE) $(BASE)
+
+.PHONY: cuda-image
+cuda-image: ## Build the container image for GPUs (docker, podman or buildah)
+	@.ci/build-image $(CUDA_IMAGE) $(BASE) cuda
 
 .PHONY: format
 format: ## Format the C++ sources
