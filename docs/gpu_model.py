@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+"""The paper model of docs/gpu-model.md: bytes, multiply-adds and launches of a step, turned into tokens a second.
+
+    docs/gpu_model.py            prints the tables
+    docs/gpu_model.py --write    puts them into docs/gpu-model.md, between its marks
+
+Nothing here was measured on a GPU by us. Sizes follow from the shape, launches from the code (kernels/cuda/linear.cc,
+attention.cc), efficiencies from what others measured; the page says which and where.
+"""
+import dataclasses
+import pathlib
+import sys
+
+PAGE = pathlib.Path(__file__).with_name("gpu-model.md")
+BEGIN, END = "<!-- {}: docs/gpu_model.py -->", "<!-- end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A Llama: what a step's bytes and multiply-adds follow from."""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+
+    @property
+    def q_cols(self):
+        return self.heads * self.head_dim
+
+    @property
+    def kv_cols(self):
+        return self.kv_heads * self.head_dim
+
+    def matrices(self):
+        """name -> (out, in) of one layer, as fused kernels would see them."""
+        return {"qkv": (self.q_cols + 2 * self.kv_cols, self.hidden), "o": (self.hidden, self.q_cols),
+                "gate_up": (2 * self.ffn, self.hidden), "down": (self.hidden, self.ffn)}
+
+    @property
+    def layer_params(self):
+        return sum(rows * cols for rows, cols in self.matrices().values())
+
+    @property
+    def linear_params(self):
+        return self.layers * self.layer_params
+
+    @property
+    def head_params(self):
+        return self.vocab * self.hidden
+
+    def kv_bytes(self, element_bytes):
+        """Of one position, all layers, k and v."""
+        return 2 * self.layers * self.kv_cols * element_bytes
+
+    def attention_flops(self, context):
+        """Of one row that sees `context` positions: scores and weighted values."""
+        return 4 * self.layers * self.q_cols * context
+
+
+LLAMA_8B = Shape(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Ceilings: a copy's bytes a second (read and written), and dense products of wgmma."""
+    name: str
+    bandwidth: float
+    bf16_flops: float
+
+    @property
+    def fp8_flops(self):
+        return 2 * self.bf16_flops
+
+
+H100 = Device("H100", 3.0e12, 0.79e15)
+H200 = Device("H200", 4.3e12, 0.79e15)
+DEVICES = (H100, H200)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """How a set of kernels runs a step; seconds and shares of a device's ceilings."""
+    name: str
+    weight_bits: float      # of a weight of the layers, scales included
+    head_bytes: float       # moved for a weight of the head
+    fp8: bool               # products at fp8's rate; else bf16's
+    bandwidth_share: float  # of a GEMM that waits for memory, without `fixed`
+    product_share: float    # of a GEMM that waits for products: of wgmma's rate
+    rows_a_pass: int        # rows of x for which weights are read once; 0: any number
+    gemms: tuple            # the matrices of a layer as launched, in parts of Shape.matrices()
+    other_launches: int     # of a layer and pass of rows: norms, gate
+    step_launches: int      # of a layer and step: rope
+    head_launches: int
+    prefill_attention_flops: float
+    prefill_product_share: float
+    fixed: float = 2.0e-6             # a GEMM's ramp, tail and the gap before it
+    small: float = 2.0e-6             # a launch that moves next to nothing
+    attention_fixed: float = 9.5e-6   # of one decode launch
+    attention_bandwidth_share: float = 0.85
+    step: float = 40e-6               # copies of ids and positions, sampling, the host's turn
+
+
+# As the goals have it: fused projections, products on 65 % of wgmma's rate (what mma.sync can do), an int4 GEMM at
+# 80 % of the copy ceiling. Efficiencies are peers' (docs/gpu-model.md).
+INT4_GOAL = Kernels("INT4", 4.125, 1.03, False, 0.80, 0.65, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.85)
+FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.70)
+# As the code is: q, k, v and gate, up are launches of their own, weights are read again for every 64 rows, the head is
+# dequantized slab by slab, weights of 8 bits too; products at Marlin's 45 %, attention's second product is done twice.
+SPLIT = ("q", "k", "v", "o", "gate", "up", "down")
+INT4_NOW = Kernels("INT4", 4.125, 0.516 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3, 1, 66, 180e12, 0.45)
+# 16 slabs of 16 Mi weights a layer, each dequantized, multiplied and rounded: 48 launches where SPLIT has 7.
+FP8_NOW = Kernels("FP8", 8.0 * 5, 1 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3 + 41, 1, 66, 180e12, 0.45)
+# And were their codes read by a kernel as int4's are, with 16-bit products; the head still in slabs.
+FP8_CODES = Kernels("FP8", 8.0, 1 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3, 1, 66, 180e12, 0.45)
+
+
+def matrix_sizes(shape, gemms):
+    """(out, in) of every GEMM of a layer as it is launched."""
+    parts = dict(shape.matrices())
+    parts.update(q=(shape.q_cols, shape.hidden), k=(shape.kv_cols, shape.hidden), v=(shape.kv_cols, shape.hidden),
+                 gate=(shape.ffn, shape.hidden), up=(shape.ffn, shape.hidden))
+    return [parts[name] for name in gemms]
+
+
+def gemm_seconds(device, kernels, params, rows, weight_bytes, product_share):
+    """One launch for one pass of rows."""
+    peak = device.fp8_flops if kernels.fp8 else device.bf16_flops
+    memory = params * weight_bytes / (kernels.bandwidth_share * device.bandwidth)
+    return max(memory, 2 * params * rows / (product_share * peak)) + kernels.fixed
+
+
+def linear_seconds(device, kernels, shape, rows, product_share):
+    """All layers' GEMMs and what is launched once a pass."""
+    passes = split_rows(rows, kernels.rows_a_pass)
+    total = 0.0
+    for rows_of_pass in passes:
+        for out, cols in matrix_sizes(shape, kernels.gemms):
+            total += gemm_seconds(device, kernels, out * cols, rows_of_pass, kernels.weight_bits / 8, product_share)
+        total += kernels.other_launches * kernels.small
+    return shape.layers * (total + kernels.step_launches * kernels.small)
+
+
+def split_rows(rows, rows_a_pass):
+    if rows_a_pass == 0:
+        return [rows]
+    return [min(rows_a_pass, rows - first) for first in range(0, rows, rows_a_pass)]
+
+
+def head_seconds(device, kernels, shape, rows):
+    total = 0.0
+    for rows_of_pass in split_rows(rows, kernels.rows_a_pass):
+        total += gemm_seconds(device, kernels, shape.head_params, rows_of_pass, kernels.head_bytes,
+                              kernels.product_share) + kernels.head_launches * kernels.small
+    return total
+
+
+def decode_seconds(device, kernels, shape, batch, context, kv_element_bytes):
+    """One step of `batch` sequences: (linears, attention, head, the rest)."""
+    linears = linear_seconds(device, kernels, shape, batch, kernels.product_share)
+    cache = batch * context * shape.kv_bytes(kv_element_bytes)
+    attention = shape.layers * kernels.attention_fixed + cache / (kernels.attention_bandwidth_share * device.bandwidth)
+    return linears, attention, head_seconds(device, kernels, shape, batch), kernels.step
+
+
+def decode_rate(device, kernels, batch, context=1024, kv_element_bytes=1, shape=LLAMA_8B):
+    return batch / sum(decode_seconds(device, kernels, shape, batch, context, kv_element_bytes))
+
+
+def prefill_seconds(device, kernels, shape, tokens):
+    linears = linear_seconds(device, kernels, shape, tokens, kernels.prefill_product_share)
+    attention = shape.attention_flops(tokens / 2) * tokens / kernels.prefill_attention_flops
+    return linears + attention + head_seconds(device, kernels, shape, 1) + kernels.step
+
+
+def prefill_rate(device, kernels, tokens=4096, shape=LLAMA_8B):
+    return tokens / prefill_seconds(device, kernels, shape, tokens)
+
+
+def launches(kernels, shape, rows):
+    passes = len(split_rows(rows, kernels.rows_a_pass))
+    layer = passes * (len(kernels.gemms) + kernels.other_launches) + kernels.step_launches + 1
+    return shape.layers * layer + passes * kernels.head_launches + 2
+
+
+def roofline_rate(device, weight_bytes, flops_peak, batch, context, kv_element_bytes, shape=LLAMA_8B):
+    """Tokens a second of kernels that are perfect and follow each other without a gap."""
+    linears = max(weight_bytes / device.bandwidth, 2 * (shape.linear_params + shape.head_params) * batch / flops_peak)
+    return batch / (linears + batch * context * shape.kv_bytes(kv_element_bytes) / device.bandwidth)
+
+
+def roofline_of(device, kernels, batch, shape=LLAMA_8B):
+    """Of the format: both sets of kernels of a format have the same."""
+    bits = 8.0 if kernels.name == "FP8" else 4.125
+    weights = shape.linear_params * bits / 8 + shape.head_params
+    peak = device.fp8_flops if kernels.name == "FP8" else device.bf16_flops
+    return roofline_rate(device, weights, peak, batch, 1024, 1, shape)
+
+
+# (format, batch) -> goal on H200 in tokens/s, context 1,024, fp8 cache; (format, 0): prefill of 4,096.
+GOALS = {("INT4", 1): 550, ("INT4", 32): 13e3, ("INT4", 128): 19e3, ("FP8", 1): 400, ("FP8", 32): 10e3,
+         ("FP8", 256): 26e3, ("FP8", 0): 50e3}
+
+
+def number(value):
+    return f"{value:,.0f}" if value < 1000 else f"{round(value, -2):,.0f}"
+
+
+def size_table(shape=LLAMA_8B):
+    lines = ["| | |", "|---|---|",
+             f"| weights of the layers, of the head | {shape.linear_params / 1e9:.3f}e9, {shape.head_params / 1e9:.3f}e9 |",
+             f"| bytes a step: INT4 g128 with an 8-bit head, FP8 | {(shape.linear_params * 4.125 / 8 + shape.head_params) / 1e9:.2f} GB, "
+             f"{(shape.linear_params + shape.head_params) / 1e9:.2f} GB |",
+             f"| multiply-adds a token, linears and head | {(shape.linear_params + shape.head_params) / 1e9:.2f}e9 |",
+             f"| multiply-adds a token and position seen, attention | {shape.attention_flops(1) / 2e6:.3f}e6 |",
+             f"| bytes of the KV cache a position: 16-bit, 8-bit | {shape.kv_bytes(2):,}, {shape.kv_bytes(1):,} |"]
+    for kernels, word in ((INT4_GOAL, "as the goals need them"), (INT4_NOW, "INT4, as the code is"),
+                          (FP8_NOW, "FP8, as the code is")):
+        lines.append(f"| launches a decode step of 1, 128 rows, {word} | {launches(kernels, shape, 1):,}, "
+                     f"{launches(kernels, shape, 128):,} |")
+    return "\n".join(lines)
+
+
+def rate_table():
+    lines = ["| | batch | H100: as the goals need | as the code is | H200: as the goals need | as the code is | "
+             "roofline H200 | goal H200 | model / goal |", "|---|---|---|---|---|---|---|---|---|"]
+    for goal, now in ((INT4_GOAL, INT4_NOW), (FP8_GOAL, FP8_NOW)):
+        batches = (1, 32, 128) if goal.name == "INT4" else (1, 32, 256)
+        for batch in batches:
+            wanted = GOALS[goal.name, batch]
+            rates = [number(decode_rate(device, kernels, batch)) for device in DEVICES for kernels in (goal, now)]
+            ratio = decode_rate(H200, goal, batch) / wanted
+            lines.append(f"| {goal.name} decode | {batch} | " + " | ".join(rates) +
+                         f" | {number(roofline_of(H200, goal, batch))} | {number(wanted)} | {ratio:.2f} |")
+        wanted = GOALS.get((goal.name, 0))
+        rates = [number(prefill_rate(device, kernels)) for device in DEVICES for kernels in (goal, now)]
+        ratio = f"{number(wanted)} | {prefill_rate(H200, goal) / wanted:.2f}" if wanted else "- | -"
+        lines.append(f"| {goal.name} prefill, 4,096 tokens | 1 | " + " | ".join(rates) + f" | - | {ratio} |")
+    for batch in (1, 32, 256):
+        rates = [number(decode_rate(device, FP8_CODES, batch)) for device in DEVICES]
+        lines.append(f"| FP8 decode, were its codes read by a kernel as INT4's are | {batch} | - | {rates[0]} | - | {rates[1]} | "
+                     f"{number(roofline_of(H200, FP8_CODES, batch))} | {number(GOALS['FP8', batch])} | - |")
+    return "\n".join(lines)
+
+
+def part_table():
+    lines = ["| H200, ms of a step | batch | linears | attention | head | rest |", "|---|---|---|---|---|---|"]
+    for kernels, word in ((INT4_GOAL, "as the goals need"), (INT4_NOW, "as the code is"), (FP8_GOAL, "as the goals need"),
+                          (FP8_NOW, "as the code is")):
+        for batch in (1, 32, 128 if kernels.name == "INT4" else 256):
+            parts = decode_seconds(H200, kernels, LLAMA_8B, batch, 1024, 1)
+            lines.append(f"| {kernels.name}, {word} | {batch} | " + " | ".join(f"{1e3 * t:.2f}" for t in parts) + " |")
+    return "\n".join(lines)
+
+
+def tables():
+    return {"sizes": size_table(), "rates": rate_table(), "parts": part_table()}
+
+
+def with_tables(page):
+    """The page with what lies between its marks replaced. ValueError names a mark that is missing."""
+    for name, table in tables().items():
+        begin = BEGIN.format(name)
+        if page.count(begin) != 1 or END not in page[page.index(begin):]:
+            raise ValueError(f"{PAGE.name}: needed one '{begin}' and '{END}' after it")
+        head, rest = page.split(begin)
+        page = f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    return page
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(with_tables(PAGE.read_text()))
+    elif not sys.argv[1:]:
+        print("\n\n".join(tables().values()))
+    else:
+        sys.exit(__doc__)
