@@ -1,0 +1,1 @@
+"""The GPU day: what tests/gpu/run does, in Python without packages of others."""

@@ -1,0 +1,97 @@
+"""What a GPU day does, as a list of stages: each a command with a time limit, of which none needs another's success but the build's."""
+import dataclasses
+import pathlib
+
+SHAPE = "random:llama-3.1-8b"
+FORMATS = ("int4-g128", "fp8")
+BATCHES = ((1, 8, 32), (128, 256))  # loads apart, so that slow large ones take nothing from small ones
+# Small shapes of every kernel, by test name.
+SANITIZED = "*Tails*:*EqualsFloat64/OneHead:*EqualsFloat64/Int8:Rope.*:Rows.*:RowOps.*:Sample.*:*AGraphRunsAgain*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    name: str
+    kind: str     # "build", "test", "sweep", "peer", "bench", "sanitizer": how its output is read
+    command: tuple
+    limit_s: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the command line decided."""
+    bin: pathlib.Path
+    build: bool = False          # build first
+    device: str = "cuda:0"
+    architecture: str = ""
+    jobs: int = 16
+    small: bool = False          # a rehearsal
+    python: str = "python3"      # one that may have torch
+
+
+def build_stage(choices):
+    return Stage("build", "build", (".ci/compile-cuda", str(choices.jobs), "gpu-day", choices.architecture), 600)
+
+
+def test_stages(choices, programs):
+    return [Stage(f"test {name}", "test", (str(choices.bin / name), "--gtest_brief=1"), 60) for name in programs]
+
+
+def sweep_stages(choices):
+    small = ("small",) if choices.small else ()
+    limits = {"rows": 60, "attention": 90, "linear": 150}
+    return [Stage(f"sweep {what}", "sweep", (str(choices.bin / "op_sweep"), choices.device, what) + small, limit)
+            for what, limit in limits.items()]
+
+
+def bench_command(choices, model, *flags):
+    return (str(choices.bin / "nibble"), "bench", "--device", choices.device, "--model", model, *flags,
+            "--no-roofline", "--output", "json")
+
+
+def bench_stages(choices):
+    if choices.small:
+        flags = ("--prompt-tokens", "16", "--generate-tokens", "2", "--batch", "1,2", "--repeat", "1")
+        return [Stage("decode smollm2-135m", "bench", bench_command(choices, "random:smollm2-135m:int4-g32", *flags), 120)]
+    stages = []
+    for form in FORMATS:
+        for batches in BATCHES:
+            batch = ",".join(map(str, batches))
+            flags = ("--prompt-tokens", "0", "--context", "1024", "--generate-tokens", "32", "--batch", batch, "--repeat",
+                     "3", "--kv-cache-type", "fp8", "--max-batch-tokens", "2048")
+            stages.append(Stage(f"decode {form} {batch}", "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 120))
+        flags = ("--prompt-tokens", "4096", "--generate-tokens", "0", "--repeat", "3", "--kv-cache-type", "fp8",
+                 "--max-batch-tokens", "2048")
+        stages.append(Stage(f"prefill {form}", "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 90))
+    return stages
+
+
+def peer_stage(choices):
+    small = ("small",) if choices.small else ()
+    return Stage("peers", "peer", (choices.python, "-m", "gpu_day.peers") + small, 120)
+
+
+def sanitizer_stages(choices, programs):
+    stages = []
+    for tool in ("memcheck", "racecheck"):
+        for name in programs:
+            if "generation" in name:
+                continue
+            stages.append(Stage(f"{tool} {name}", "sanitizer", (
+                "compute-sanitizer", "--tool", tool, "--error-exitcode", "9", str(choices.bin / name),
+                "--gtest_brief=1", f"--gtest_filter={SANITIZED}"), 40))
+    return stages
+
+
+def plan(choices, programs):
+    """All stages, what matters most first: a day that runs out of time loses the sanitizer, then FP8's rates."""
+    stages = [build_stage(choices)] if choices.build else []
+    stages += test_stages(choices, programs) + sweep_stages(choices)
+    bench = bench_stages(choices)
+    half = (len(bench) + 1) // 2
+    return stages + bench[:half] + [peer_stage(choices)] + bench[half:] + sanitizer_stages(choices, programs)
+
+
+def test_programs(folder):
+    """gpu_*_test of a folder, by name. Before a build there are none to list."""
+    return sorted(path.name for path in pathlib.Path(folder).glob("gpu_*_test"))
