@@ -101,7 +101,7 @@ def bench_row(result, model, shape, form, ceiling):
     batch, decode = result["batch"], result["test"] == "decode"
     # Of decode, the middle of what it generates.
     context = result["context"] + result["generate_tokens"] // 2 if decode else result["prompt_tokens"]
-    steps = rate / batch if decode else rate / result["prompt_tokens"]
+    steps = rate / batch if decode else rate / (batch * result["prompt_tokens"])
     moved = step_bytes(model, shape) + batch * context * model["kv_bytes_per_token"]
     row = Row(result["test"], f"{form}, {result['kv_cache_type']} cache", shape, batch, context, 1e6 / steps,
               moved * steps / 1e9, 0.0, tokens_per_s=rate)
