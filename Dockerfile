@@ -45,8 +45,8 @@ HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
 ENTRYPOINT ["/usr/local/bin/nibble"]
 CMD ["serve"]
 
-# The image for NVIDIA GPUs (docker build --target cuda; docker run --gpus all): the same, compiled with CUDA, and cuBLASLt. The
-# driver's libcuda comes from the host.
+# The image for NVIDIA GPUs (docker build --target cuda; docker run --gpus all): the same, compiled with CUDA, and
+# cuBLASLt. The driver's libcuda comes from the host.
 FROM runtime AS cuda
 # A folder that the loader searches without a cache, so no ldconfig.
 COPY --from=build-cuda /out/lib/ /usr/lib/

@@ -209,11 +209,12 @@ def number(value):
 
 
 def size_table(shape=LLAMA_8B):
+    layers, head = shape.linear_params / 1e9, shape.head_params / 1e9
     lines = ["| | |", "|---|---|",
-             f"| weights of the layers, of the head | {shape.linear_params / 1e9:.3f}e9, {shape.head_params / 1e9:.3f}e9 |",
-             f"| bytes a step: INT4 g128 with an 8-bit head, FP8 | {(shape.linear_params * 4.125 / 8 + shape.head_params) / 1e9:.2f} GB, "
-             f"{(shape.linear_params + shape.head_params) / 1e9:.2f} GB |",
-             f"| multiply-adds a token, linears and head | {(shape.linear_params + shape.head_params) / 1e9:.2f}e9 |",
+             f"| weights of the layers, of the head | {layers:.3f}e9, {head:.3f}e9 |",
+             f"| bytes a step: INT4 g128 with an 8-bit head, FP8 | {layers * 4.125 / 8 + head:.2f} GB, "
+             f"{layers + head:.2f} GB |",
+             f"| multiply-adds a token, linears and head | {layers + head:.2f}e9 |",
              f"| multiply-adds a token and position seen, attention | {shape.attention_flops(1) / 2e6:.3f}e6 |",
              f"| bytes of the KV cache a position: 16-bit, 8-bit | {shape.kv_bytes(2):,}, {shape.kv_bytes(1):,} |"]
     for kernels, word in ((INT4_GOAL, "as the goals need them"), (INT4_NOW, "INT4, as the code is"),
@@ -240,8 +241,8 @@ def rate_table():
         lines.append(f"| {goal.name} prefill, 4,096 tokens | 1 | " + " | ".join(rates) + f" | - | {ratio} |")
     for batch in (1, 32, 256):
         rates = [number(decode_rate(device, FP8_CODES, batch)) for device in DEVICES]
-        lines.append(f"| FP8 decode, were its codes read by a kernel as INT4's are | {batch} | - | {rates[0]} | - | {rates[1]} | "
-                     f"{number(roofline_of(H200, FP8_CODES, batch))} | {number(GOALS['FP8', batch])} | - |")
+        lines.append(f"| FP8 decode, were its codes read by a kernel as INT4's are | {batch} | - | {rates[0]} | - | "
+                     f"{rates[1]} | {number(roofline_of(H200, FP8_CODES, batch))} | {number(GOALS['FP8', batch])} | - |")
     return "\n".join(lines)
 
 

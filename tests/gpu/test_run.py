@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 
@@ -121,3 +122,26 @@ def test_a_peer_that_cannot_do_a_shape_is_named_and_the_others_go_on(capsys):
 def test_rotations_are_larger_than_any_l2():
     for size in (1 << 20, 60 << 20, 1 << 30):
         assert peers.copies_for(size) * size > 180 << 20 and peers.copies_for(size) >= 2
+
+
+def pack(*arguments):
+    return subprocess.run([HERE / "pack", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_pack_takes_programs_and_libraries_but_glibcs(tmp_path):
+    (tmp_path / "build" / "bin").mkdir(parents=True)
+    for name in ("nibble", "op_sweep", "gpu_a_test"):
+        shutil.copy(shutil.which("openssl"), tmp_path / "build" / "bin" / name)  # with libraries of its own
+    done = pack(tmp_path / "out", tmp_path / "build")
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "out" / "bin")) == ["gpu_a_test", "nibble", "op_sweep"]
+    libraries = os.listdir(tmp_path / "out" / "lib")
+    assert "libcrypto.so.3" in libraries and not [name for name in libraries if name.startswith(("libc.so", "ld-linux"))]
+    packed = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path / "out" / "lib")}
+    subprocess.run([tmp_path / "out" / "bin" / "nibble", "version"], env=packed, check=True, capture_output=True, timeout=60)
+
+
+def test_pack_says_what_is_missing(tmp_path):
+    done = pack(tmp_path / "out", tmp_path)
+    assert done.returncode == 1 and "has no nibble and op_sweep" in done.stderr
+    assert pack().returncode == 2
