@@ -93,7 +93,7 @@ class Kernels:
     gemms: tuple            # the matrices of a layer as launched, in parts of Shape.matrices()
     other_launches: int     # of a layer and pass of rows: norms, gate
     step_launches: int      # of a layer and step: rope
-    head_launches: int
+    head_launches: int      # beside its GEMM
     prefill_attention_flops: float
     prefill_product_share: float
     fixed: float = 2.0e-6             # a GEMM's ramp, tail and the gap before it
@@ -107,14 +107,18 @@ class Kernels:
 # 80 % of the copy ceiling. Efficiencies are peers' (docs/gpu-model.md).
 INT4_GOAL = Kernels("INT4", 4.125, 1.03, False, 0.80, 0.65, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.85)
 FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.70)
-# As the code is: q, k, v and gate, up are launches of their own, weights are read again for every 64 rows, the head is
-# dequantized slab by slab, weights of 8 bits too; products at Marlin's 45 %, attention's second product is done twice.
+# q, k, v and gate, up are launches of their own, weights are read again for every 64 rows; products at Marlin's 45 %,
+# attention's second product is done twice. CODES: a kernel reads every weight's codes, the head's too. SLABS: weights of
+# 8 bits, and any head, are dequantized slab by slab (16 Mi weights each) before a GEMM: 1 or a half byte read, 2 written,
+# 2 read; 48 launches a layer where SPLIT has 7, 64 for the head.
 SPLIT = ("q", "k", "v", "o", "gate", "up", "down")
-INT4_NOW = Kernels("INT4", 4.125, 0.516 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3, 1, 66, 180e12, 0.45)
-# 16 slabs of 16 Mi weights a layer, each dequantized, multiplied and rounded: 48 launches where SPLIT has 7.
-FP8_NOW = Kernels("FP8", 8.0 * 5, 1 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3 + 41, 1, 66, 180e12, 0.45)
-# And were their codes read by a kernel as int4's are, with 16-bit products; the head still in slabs.
-FP8_CODES = Kernels("FP8", 8.0, 1 + 2 + 2, False, 0.80, 0.45, 64, SPLIT, 3, 1, 66, 180e12, 0.45)
+INT4_CODES = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
+FP8_CODES = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
+INT4_SLABS = dataclasses.replace(INT4_CODES, head_bytes=0.516 + 2 + 2, head_launches=65)
+FP8_SLABS = dataclasses.replace(FP8_CODES, weight_bits=8.0 * 5, head_bytes=1 + 2 + 2, head_launches=65,
+                                other_launches=3 + 41)
+SETS = {"goals": (INT4_GOAL, FP8_GOAL), "codes": (INT4_CODES, FP8_CODES), "slabs": (INT4_SLABS, FP8_SLABS)}
+CODE_IS = "slabs"  # what kernels/cuda does today: it marks a column
 
 
 def matrix_sizes(shape, gemms):
@@ -182,7 +186,8 @@ def prefill_rate(device, kernels, tokens=4096, shape=LLAMA_8B):
 def launches(kernels, shape, rows):
     passes = len(split_rows(rows, kernels.rows_a_pass))
     layer = passes * (len(kernels.gemms) + kernels.other_launches) + kernels.step_launches + 1
-    return shape.layers * layer + passes * kernels.head_launches + 2
+    embed_and_sample = 2
+    return shape.layers * layer + passes * (kernels.head_launches + 1) + embed_and_sample
 
 
 def roofline_rate(device, weight_bytes, flops_peak, batch, context, kv_element_bytes, shape=LLAMA_8B):
@@ -217,42 +222,47 @@ def size_table(shape=LLAMA_8B):
              f"| multiply-adds a token, linears and head | {layers + head:.2f}e9 |",
              f"| multiply-adds a token and position seen, attention | {shape.attention_flops(1) / 2e6:.3f}e6 |",
              f"| bytes of the KV cache a position: 16-bit, 8-bit | {shape.kv_bytes(2):,}, {shape.kv_bytes(1):,} |"]
-    for kernels, word in ((INT4_GOAL, "as the goals need them"), (INT4_NOW, "INT4, as the code is"),
-                          (FP8_NOW, "FP8, as the code is")):
-        lines.append(f"| launches a decode step of 1, 128 rows, {word} | {launches(kernels, shape, 1):,}, "
-                     f"{launches(kernels, shape, 128):,} |")
+    for word in SETS:
+        int4, fp8 = ([launches(kernels, shape, rows) for rows in (1, 128)] for kernels in SETS[word])
+        lines.append(f"| launches a decode step of 1 and of 128 rows, {marked(word)}: INT4; FP8 | "
+                     f"{int4[0]:,} and {int4[1]:,}; {fp8[0]:,} and {fp8[1]:,} |")
     return "\n".join(lines)
 
 
+def marked(word):
+    return f"{word} (the code today)" if word == CODE_IS else word
+
+
+def rate_row(what, batch, rate, roofline, goal, own):
+    """`rate` of a device and kernels; `own`: the goals' kernels of this format on H200."""
+    index = 0 if what.startswith("INT4") else 1
+    rates = [number(rate(device, SETS[word][index])) for device in DEVICES for word in SETS]
+    ratio = f"{number(goal)} | {own / goal:.2f}" if goal else "- | -"
+    return f"| {what} | {batch} | " + " | ".join(rates) + f" | {roofline} | {ratio} |"
+
+
 def rate_table():
-    lines = ["| | batch | H100: as the goals need | as the code is | H200: as the goals need | as the code is | "
-             "roofline H200 | goal H200 | model / goal |", "|---|---|---|---|---|---|---|---|---|"]
-    for goal, now in ((INT4_GOAL, INT4_NOW), (FP8_GOAL, FP8_NOW)):
-        batches = (1, 32, 128) if goal.name == "INT4" else (1, 32, 256)
-        for batch in batches:
-            wanted = GOALS[goal.name, batch]
-            rates = [number(decode_rate(device, kernels, batch)) for device in DEVICES for kernels in (goal, now)]
-            ratio = decode_rate(H200, goal, batch) / wanted
-            lines.append(f"| {goal.name} decode | {batch} | " + " | ".join(rates) +
-                         f" | {number(roofline_of(H200, goal, batch))} | {number(wanted)} | {ratio:.2f} |")
-        wanted = GOALS.get((goal.name, 0))
-        rates = [number(prefill_rate(device, kernels)) for device in DEVICES for kernels in (goal, now)]
-        ratio = f"{number(wanted)} | {prefill_rate(H200, goal) / wanted:.2f}" if wanted else "- | -"
-        lines.append(f"| {goal.name} prefill, 4,096 tokens | 1 | " + " | ".join(rates) + f" | - | {ratio} |")
-    for batch in (1, 32, 256):
-        rates = [number(decode_rate(device, FP8_CODES, batch)) for device in DEVICES]
-        lines.append(f"| FP8 decode, were its codes read by a kernel as INT4's are | {batch} | - | {rates[0]} | - | "
-                     f"{rates[1]} | {number(roofline_of(H200, FP8_CODES, batch))} | {number(GOALS['FP8', batch])} | - |")
+    columns = [f"{device.name}: {marked(word)}" for device in DEVICES for word in SETS]
+    lines = ["| | batch | " + " | ".join(columns) + " | H200: roofline | goal | goals' kernels / goal |",
+             "|" + "---|" * (len(columns) + 5)]
+    for goal in SETS["goals"]:
+        for batch in (1, 32, 128) if goal.name == "INT4" else (1, 32, 256):
+            lines.append(rate_row(f"{goal.name} decode", batch, lambda device, kernels: decode_rate(device, kernels, batch),
+                                  number(roofline_of(H200, goal, batch)), GOALS[goal.name, batch],
+                                  decode_rate(H200, goal, batch)))
+        lines.append(rate_row(f"{goal.name} prefill, 4,096 tokens", 1, prefill_rate, "-", GOALS.get((goal.name, 0)),
+                              prefill_rate(H200, goal)))
     return "\n".join(lines)
 
 
 def part_table():
     lines = ["| H200, ms of a step | batch | linears | attention | head | rest |", "|---|---|---|---|---|---|"]
-    for kernels, word in ((INT4_GOAL, "as the goals need"), (INT4_NOW, "as the code is"), (FP8_GOAL, "as the goals need"),
-                          (FP8_NOW, "as the code is")):
-        for batch in (1, 32, 128 if kernels.name == "INT4" else 256):
-            parts = decode_seconds(H200, kernels, LLAMA_8B, batch, 1024, 1)
-            lines.append(f"| {kernels.name}, {word} | {batch} | " + " | ".join(f"{1e3 * t:.2f}" for t in parts) + " |")
+    for index in (0, 1):
+        for word, kernels in ((word, SETS[word][index]) for word in SETS):
+            for batch in (1, 32, 128 if kernels.name == "INT4" else 256):
+                parts = decode_seconds(H200, kernels, LLAMA_8B, batch, 1024, 1)
+                lines.append(f"| {kernels.name}, {marked(word)} | {batch} | " +
+                             " | ".join(f"{1e3 * part:.2f}" for part in parts) + " |")
     return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ def test_rooflines_are_those_the_goals_were_derived_from():
     assert model.roofline_rate(model.H200, 7.504e9, 1.58e15, 256, 1000, 1) == pytest.approx(39831, rel=0.02)
 
 
-@pytest.mark.parametrize("kernels", [INT4, FP8, model.INT4_NOW, model.FP8_NOW, model.FP8_CODES])
+@pytest.mark.parametrize("kernels", [kernels for pair in model.SETS.values() for kernels in pair])
 def test_no_prediction_passes_its_roofline(kernels):
     for device in model.DEVICES:
         for batch in (1, 8, 32, 64, 128, 256):
@@ -46,7 +46,7 @@ def test_more_sequences_never_give_fewer_tokens_but_at_a_pass_border():
 def test_rows_beyond_a_pass_read_the_weights_again():
     assert model.split_rows(64, 64) == [64] and model.split_rows(65, 64) == [64, 1]
     assert model.split_rows(1000, 0) == [1000]
-    one, two = (model.linear_seconds(model.H200, model.INT4_NOW, model.LLAMA_8B, rows, 0.45) for rows in (1, 65))
+    one, two = (model.linear_seconds(model.H200, model.INT4_SLABS, model.LLAMA_8B, rows, 0.45) for rows in (1, 65))
     assert two > 1.9 * one
 
 
@@ -60,7 +60,15 @@ def test_predictions_for_the_goals_kernels_are_within_a_third_of_the_goals():
 def test_launches_are_those_of_the_code():
     # norm, q, k, v, rope, attention, o, norm, gate, up, activation, down: 12 a layer
     head = 64 + 2  # 32 slabs, dequantized and multiplied; gather and norm
-    assert model.launches(model.INT4_NOW, model.LLAMA_8B, 1) == 32 * 12 + head + 2
+    assert model.launches(model.INT4_SLABS, model.LLAMA_8B, 1) == 32 * 12 + head + 2
+    # 16 slabs a layer of three launches each in place of 7 GEMMs
+    assert model.launches(model.FP8_SLABS, model.LLAMA_8B, 1) == 32 * (48 + 5) + head + 2
+    assert model.launches(model.INT4_CODES, model.LLAMA_8B, 1) == 32 * 12 + 3 + 2
+
+
+def test_the_column_of_the_code_is_one_of_the_sets():
+    assert model.CODE_IS in model.SETS
+    assert model.rate_table().count("(the code today)") == len(model.DEVICES)
 
 
 def test_the_page_shows_the_tables_of_this_script():
