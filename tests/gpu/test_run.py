@@ -97,6 +97,15 @@ def test_libraries_packed_beside_the_programs_are_found_first(machine):
     assert f"{machine}/built/lib" in (machine / "out" / "log.txt").read_text()
 
 
+def test_torch_is_not_given_our_libraries(machine):
+    (machine / "built" / "lib").mkdir()
+    program(machine / "path" / "python3", """[[ $1 == -m && $2 == gpu_day.peers ]] || exec /usr/bin/python3 "$@"
+echo "path: $LD_LIBRARY_PATH" >&2""")
+    day(machine, "--only", "peers")
+    log = (machine / "out" / "log.txt").read_text()
+    assert "path: " in log and str(machine / "built") not in log
+
+
 def test_a_folder_without_programs_is_wrong_usage(machine):
     done = run("--build-dir", machine, path=machine / "path")
     assert done.returncode == 2 and "has no nibble" in done.stderr

@@ -44,9 +44,11 @@ def git(*arguments):
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def environment(folder):
-    """For all stages: libraries packed beside the programs first, a cuBLASLt last."""
+def environment(folder, kind):
+    """For our programs: libraries packed beside them first, a cuBLASLt last. Others' (torch's) get what was given."""
     given = dict(os.environ)
+    if kind in ("build", "peer"):
+        return given
     packed = folder / "lib"
     if packed.is_dir():
         given["LD_LIBRARY_PATH"] = ":".join(filter(None, [str(packed.resolve()), given.get("LD_LIBRARY_PATH", "")]))
@@ -87,7 +89,6 @@ def print_plan(choices, folder, out):
 
 def run_day(choices, gpu, folder, out_folder, log):
     deadline = time.monotonic() + 60 * choices.minutes
-    variables = environment(folder)
     ceiling = figures.ceiling_of(gpu.name) if gpu else None
     about = {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "-uno") != "",
              "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
@@ -96,7 +97,7 @@ def run_day(choices, gpu, folder, out_folder, log):
     while waiting:
         one = waiting.pop(0)
         done.add(one.name)
-        outcome = stage.run(one, variables, deadline - time.monotonic())
+        outcome = stage.run(one, environment(folder, one.kind), deadline - time.monotonic())
         outcomes.append(outcome)
         print(report.stage_lines([outcome]), file=log, flush=True)
         rows = figures.rows_of(outcomes, ceiling)
