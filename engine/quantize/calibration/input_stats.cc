@@ -36,7 +36,8 @@ MatrixF InputStats::Hessian() const {
   const float scale = 1 / static_cast<float>(std::max<int64_t>(tokens_, 1));
   MatrixF hessian = products_.triangularView<Eigen::Upper>();
   hessian.triangularView<Eigen::StrictlyLower>() = hessian.transpose();
-  return hessian * scale;
+  hessian *= scale;
+  return hessian;
 }
 
 VectorF InputStats::MeanAbs() const {

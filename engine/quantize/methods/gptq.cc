@@ -43,19 +43,24 @@ absl::StatusOr<MatrixF> InverseFactor(const MatrixF& hessian, const std::vector<
     if (!(permuted(i, i) > 0)) permuted(i, i) = 1;
   }
   permuted.diagonal().array() += damping * permuted.diagonal().mean();
-  const Eigen::LLT<Eigen::MatrixXd> factor(permuted);
+  // In place: of n x n doubles there are two, however many steps (Eigen would copy at each).
+  const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>> factor(permuted);
   if (factor.info() != Eigen::Success) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the Hessian is not positive definite with damping ", damping, "; raise the damping"));
   }
-  const Eigen::MatrixXd inverse = factor.solve(Eigen::MatrixXd::Identity(n, n));
-  const Eigen::LLT<Eigen::MatrixXd, Eigen::Upper> upper(inverse);
+  Eigen::MatrixXd inverse = Eigen::MatrixXd::Identity(n, n);
+  factor.solveInPlace(inverse);
+  permuted.resize(0, 0);
+  const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> upper(inverse);
   if (upper.info() != Eigen::Success) {
     return absl::InvalidArgumentError(
         "the inverse of the Hessian is not positive definite; raise "
         "the damping");
   }
-  return MatrixF(Eigen::MatrixXd(upper.matrixU()).cast<float>());
+  MatrixF result = inverse.cast<float>();
+  result.triangularView<Eigen::StrictlyLower>().setZero();
+  return result;
 }
 
 // A range of rows on its way through the columns.
