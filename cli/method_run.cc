@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "cli/progress.h"
+#include "cli/quantize_resume.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
+#include "engine/quantize/model/work_folder.h"
 
 namespace nibble {
 
@@ -85,11 +87,20 @@ absl::StatusOr<quantize::ModelReport> RunMethod(const QuantizeFlags& flags,
     }
     rest->Update(done, total);
   };
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<quantize::WorkFolder> work,
+                          OpenWork(flags, plan, options, text.windows, io));
+  if (work != nullptr) {
+    options.journal = work.get();
+    options.scratch_folder = work->path();
+  }
   interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
   const std::unique_ptr<WeightSource> weights = source.file().Source(plan.config);
   absl::StatusOr<quantize::ModelReport> report = QuantizeModel(
       source.tensors(), *weights, plan, text.windows, std::move(options), write, sink);
   interrupt.OnInterrupt(nullptr);
+  if (work == nullptr) return report;
+  if (!report.ok()) return WithWhatIsKept(report.status(), *work, plan.config.num_layers);
+  work->Remove();
   return report;
 }
 

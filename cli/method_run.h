@@ -31,7 +31,8 @@ absl::Status CheckTexts(const QuantizeFlags& flags, const quantize::Method& meth
 // The method's flags as they would be typed; no paths, which tell nothing elsewhere.
 std::string MethodOptionsText(const QuantizeFlags& flags, const quantize::Method& method);
 
-// CANCELLED after Ctrl-C; otherwise as QuantizeModel.
+// CANCELLED after Ctrl-C; otherwise as QuantizeModel and OpenWork (quantize_resume.h). What a run
+// that does not end has finished stays for the next one.
 absl::StatusOr<quantize::ModelReport> RunMethod(const QuantizeFlags& flags,
                                                 const QuantizeSource& source,
                                                 const quantize::ModelPlan& plan,

@@ -19,14 +19,16 @@
 namespace nibble {
 namespace {
 
-// --scheme and --order mean something to a method only.
+// --scheme, --order and --no-resume mean something to a method only.
 absl::Status CheckMethodGiven(const QuantizeFlags& flags) {
-  if (!flags.method.empty() || (flags.scheme.empty() && flags.order.empty())) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat(flags.scheme.empty() ? "--order" : "--scheme",
-                   ": is of a --method, which is not given; --type alone names ggml's types"));
+  if (!flags.method.empty()) return absl::OkStatus();
+  const char* given = !flags.scheme.empty()  ? "--scheme"
+                      : !flags.order.empty() ? "--order"
+                      : flags.no_resume      ? "--no-resume"
+                                             : nullptr;
+  if (given == nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      given, ": is of a --method, which is not given; --type alone names ggml's types"));
 }
 
 // What is wrong with the flags, before anything is read.

@@ -44,6 +44,8 @@ void AddMethodFlags(Flags& flags, QuantizeFlags& quantize) {
   flags.Add("--calibration-length", quantize.calibration_length, "Tokens of one window, at most")
       ->check(CLI::Range(2, 1 << 20));
   flags.Add("--seed", quantize.seed, "Of the choice of windows where the text has more");
+  flags.Add("--no-resume", quantize.no_resume,
+            "Begin anew where an interrupted --method run of this output left finished layers");
 }
 
 void AddBudgetFlags(Flags& flags, QuantizeFlags& quantize) {
@@ -101,6 +103,10 @@ A budget is spent by measurement. With each tensor alone at Q4_0 the model reads
 tensor; the divergence from the source is that tensor's damage, and that of the other types follows from their square
 errors. Types are then chosen for the least sum within --byte-budget ("86MB", "80MiB" or a number), but for the tensors that
 --tensor-type names. --sensitivity tells the figures; alone it leaves the types to the mix. Both with --type only.
+
+A --method run that looks at a text keeps each finished layer in OUTPUT.resume. Interrupted, killed or out of disk, the same
+command goes on from there to the same bytes; another command, source or text is refused (--no-resume begins anew). What
+is damaged there is made again. The folder goes when the output is complete.
 
 The file is complete or absent, and the same bytes for any --threads. Its keys nibble.quantize.* tell the source's
 SHA-256, the type, the options and every tensor's error; nibble inspect shows them. An error is

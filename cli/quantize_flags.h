@@ -34,6 +34,7 @@ struct QuantizeFlags {
   int32_t calibration_windows = 128;
   int32_t calibration_length = 512;
   uint64_t seed = 1;
+  bool no_resume = false;
 
   std::string byte_budget;  // "86MB"; empty: none
   bool sensitivity = false;

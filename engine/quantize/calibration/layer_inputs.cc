@@ -29,32 +29,37 @@ void AddInputs(const std::vector<WindowState>& states, int threads, InputStats& 
 }  // namespace
 
 LayerInputs::LayerInputs(const ModelConfig& config, int32_t max_tokens, int threads,
-                         const std::atomic<bool>* cancelled)
+                         const std::atomic<bool>* cancelled, std::string scratch_folder,
+                         int64_t memory_bytes)
     : config_(config),
       forward_(config, std::max(1, max_tokens)),
       threads_(threads),
-      cancelled_(cancelled) {}
+      cancelled_(cancelled),
+      residuals_(std::move(scratch_folder), memory_bytes) {}
 
-void LayerInputs::Add(MatrixF embeddings) { residuals_.push_back(std::move(embeddings)); }
+absl::Status LayerInputs::Add(MatrixF embeddings) { return residuals_.Add(std::move(embeddings)); }
 
-void LayerInputs::Run(size_t first, std::vector<WindowState>& states,
-                      absl::FunctionRef<void(WindowState&)> fn) {
-  ParallelRanges(static_cast<int64_t>(states.size()), 1, threads_, [&](int64_t i, int64_t) {
-    states[i].x.swap(residuals_[first + i]);
-    fn(states[i]);
-    states[i].x.swap(residuals_[first + i]);
-  });
+void LayerInputs::Run(std::vector<WindowState>& states,
+                      absl::FunctionRef<void(WindowState&)> fn) const {
+  ParallelRanges(static_cast<int64_t>(states.size()), 1, threads_,
+                 [&](int64_t i, int64_t) { fn(states[i]); });
 }
 
-absl::Status LayerInputs::InParts(
-    absl::FunctionRef<void(size_t first, std::vector<WindowState>&)> fn) {
+absl::Status LayerInputs::InParts(bool changes,
+                                  absl::FunctionRef<void(std::vector<WindowState>&)> fn) {
   const size_t at_once = std::max(kWindowsAtOnce, static_cast<size_t>(threads_));
   for (size_t first = 0; first < residuals_.size(); first += at_once) {
     if (cancelled_ != nullptr && cancelled_->load()) {
-      return absl::CancelledError("stopped; nothing was written");
+      return absl::CancelledError("stopped before there was an output");
     }
     std::vector<WindowState> states(std::min(at_once, residuals_.size() - first));
-    fn(first, states);
+    for (size_t i = 0; i < states.size(); ++i) {
+      NIBBLE_ASSIGN_OR_RETURN(states[i].x, residuals_.Take(first + i));
+    }
+    fn(states);
+    for (size_t i = 0; i < states.size(); ++i) {
+      NIBBLE_RETURN_IF_ERROR(residuals_.Return(first + i, std::move(states[i].x), changes));
+    }
   }
   return absl::OkStatus();
 }
@@ -80,16 +85,17 @@ void LayerInputs::ReachAgain(Site site, const LayerWeights& weights, WindowState
 
 absl::StatusOr<InputStats> LayerInputs::Measure(Site site, const LayerWeights& weights) {
   InputStats stats(ShapeOf(config_, LinearsOf(site)[0]).cols);
-  NIBBLE_RETURN_IF_ERROR(InParts([&](size_t first, std::vector<WindowState>& states) {
-    Run(first, states, [&](WindowState& state) { ReachAgain(site, weights, state); });
+  // The way to kFeedForward adds the attention to the residual.
+  NIBBLE_RETURN_IF_ERROR(InParts(site == Site::kFeedForward, [&](std::vector<WindowState>& states) {
+    Run(states, [&](WindowState& state) { ReachAgain(site, weights, state); });
     AddInputs(states, threads_, stats);
   }));
   return stats;
 }
 
 absl::Status LayerInputs::Finish(const LayerWeights& weights) {
-  return InParts([&](size_t first, std::vector<WindowState>& states) {
-    Run(first, states, [&](WindowState& state) {
+  return InParts(true, [&](std::vector<WindowState>& states) {
+    Run(states, [&](WindowState& state) {
       ReachAgain(Site::kDown, weights, state);
       forward_.Finish(Dense(weights), state);
     });
@@ -99,14 +105,23 @@ absl::Status LayerInputs::Finish(const LayerWeights& weights) {
 absl::StatusOr<std::vector<InputStats>> LayerInputs::MeasureLayer(const LayerWeights& weights) {
   std::vector<InputStats> stats;
   for (Site site : kSites) stats.emplace_back(ShapeOf(config_, LinearsOf(site)[0]).cols);
-  NIBBLE_RETURN_IF_ERROR(InParts([&](size_t first, std::vector<WindowState>& states) {
+  NIBBLE_RETURN_IF_ERROR(InParts(true, [&](std::vector<WindowState>& states) {
     for (Site site : kSites) {
-      Run(first, states, [&](WindowState& state) { Reach(site, weights, state); });
+      Run(states, [&](WindowState& state) { Reach(site, weights, state); });
       AddInputs(states, threads_, stats[static_cast<int>(site)]);
     }
-    Run(first, states, [&](WindowState& state) { forward_.Finish(Dense(weights), state); });
+    Run(states, [&](WindowState& state) { forward_.Finish(Dense(weights), state); });
   }));
   return stats;
+}
+
+absl::Status LayerInputs::PassLayer(const LayerWeights& weights) {
+  return InParts(true, [&](std::vector<WindowState>& states) {
+    Run(states, [&](WindowState& state) {
+      for (Site site : kSites) Reach(site, weights, state);
+      forward_.Finish(Dense(weights), state);
+    });
+  });
 }
 
 }  // namespace nibble::quantize

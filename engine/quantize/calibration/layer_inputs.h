@@ -1,13 +1,15 @@
 // The windows of a calibration text on their way through the layers, and what arrives at the
 // linears of the layer they have come to.
 //
-// Only residuals are kept: tokens * hidden * 4 bytes. Inputs of sites, up to four times as wide,
-// are computed again from them where they are needed, a few windows at a time; taking the windows
-// through a layer site by site so costs half as much again as with all inputs kept.
+// Only residuals are kept, tokens * hidden * 4 bytes, in memory or in a scratch file
+// (residual_store.h). Inputs of sites, up to four times as wide, are computed again from them where
+// they are needed, a few windows at a time; taking the windows through a layer site by site so
+// costs half as much again as with all inputs kept.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -16,6 +18,7 @@
 #include "engine/model/model_config.h"
 #include "engine/quantize/calibration/decoder_layer.h"
 #include "engine/quantize/calibration/input_stats.h"
+#include "engine/quantize/calibration/residual_store.h"
 #include "engine/quantize/methods/dense.h"
 
 namespace nibble::quantize {
@@ -23,12 +26,15 @@ namespace nibble::quantize {
 class LayerInputs {
  public:
   // For windows of at most `max_tokens`. `cancelled` (may be null) is looked at between windows:
-  // CANCELLED from all that return a status.
+  // CANCELLED from all that return a status, which otherwise say what the scratch file does.
+  // `scratch_folder`: as ResidualStore's.
   LayerInputs(const ModelConfig& config, int32_t max_tokens, int threads,
-              const std::atomic<bool>* cancelled);
+              const std::atomic<bool>* cancelled, std::string scratch_folder = "",
+              int64_t memory_bytes = kResidualMemoryBytes);
 
-  void Add(MatrixF embeddings);  // of a window's tokens, [tokens, hidden]
-  bool empty() const { return residuals_.empty(); }
+  absl::Status Add(MatrixF embeddings);  // of a window's tokens, [tokens, hidden]
+  bool empty() const { return residuals_.size() == 0; }
+  bool in_file() const { return residuals_.in_file(); }
 
   // Site by site, in the order of kSites, each once a layer, then Finish: the sums of what arrives
   // at the site under `weights`, whose linears before the site may have changed in between. The
@@ -39,12 +45,15 @@ class LayerInputs {
   // All four sites and Finish in one pass: nothing is computed twice. [number of sites]
   absl::StatusOr<std::vector<InputStats>> MeasureLayer(const LayerWeights& weights);
 
+  // To the next layer without a look: the same residuals as by the calls above, to the bit.
+  absl::Status PassLayer(const LayerWeights& weights);
+
  private:
-  // Windows `first` .., as many as are taken at once, through fn in parallel.
-  void Run(size_t first, std::vector<WindowState>& states,
-           absl::FunctionRef<void(WindowState&)> fn);
-  // Calls fn(first window, states of as many as are taken at once).
-  absl::Status InParts(absl::FunctionRef<void(size_t first, std::vector<WindowState>&)> fn);
+  // The states through fn in parallel.
+  void Run(std::vector<WindowState>& states, absl::FunctionRef<void(WindowState&)> fn) const;
+  // Calls fn with the states of as many windows as are taken at once, until all were; `changes`:
+  // whether fn leaves other residuals behind.
+  absl::Status InParts(bool changes, absl::FunctionRef<void(std::vector<WindowState>&)> fn);
   void Reach(Site site, const LayerWeights& weights, WindowState& state) const;
   void ReachAgain(Site site, const LayerWeights& weights, WindowState& state) const;
 
@@ -52,7 +61,7 @@ class LayerInputs {
   const DecoderLayer forward_;
   const int threads_;
   const std::atomic<bool>* const cancelled_;
-  std::vector<MatrixF> residuals_;  // [tokens, hidden], of each window
+  ResidualStore residuals_;  // [tokens, hidden], of each window
 };
 
 }  // namespace nibble::quantize

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/calibration/layer_inputs.h"
+#include "engine/quantize/calibration/layer_results.h"
 #include "engine/quantize/calibration/quantize_linear.h"
 #include "engine/quantize/methods/awq.h"
 #include "engine/quantize/methods/smooth_quant.h"
@@ -24,37 +25,38 @@ class Run {
         config_(config),
         method_(method),
         options_(options),
-        sink_(sink),
-        inputs_(config, max_tokens, options.threads, options.cancelled),
-        total_(int64_t{config.num_layers} * kNumLinears + 2 * method.head) {}
+        inputs_(config, max_tokens, options.threads, options.cancelled, options.scratch_folder),
+        results_(options, sink, config.num_layers, 2 * method.head) {}
 
   absl::Status Embed(absl::Span<const std::vector<int32_t>> windows) {
+    if (results_.last_to_do() < 0) return absl::OkStatus();
     for (const std::vector<int32_t>& window : windows) {
       MatrixF x(static_cast<int64_t>(window.size()), config_.hidden_size);
       for (size_t i = 0; i < window.size(); ++i) {
         NIBBLE_RETURN_IF_ERROR(EmbedToken(window[i], x.row(static_cast<int64_t>(i)).data()));
       }
-      inputs_.Add(std::move(x));
+      NIBBLE_RETURN_IF_ERROR(inputs_.Add(std::move(x)));
     }
     return absl::OkStatus();
   }
 
   absl::Status Layers() {
     for (layer_ = 0; layer_ < config_.num_layers; ++layer_) {
+      if (results_.Has(layer_)) {
+        NIBBLE_RETURN_IF_ERROR(Replay());
+        continue;
+      }
       NIBBLE_ASSIGN_OR_RETURN(weights_, LoadLayer(source_, config_, layer_));
-      const bool whole_layer = method_.algorithm == Algorithm::kAwq ||
-                               method_.algorithm == Algorithm::kSmoothQuant ||
-                               method_.algorithm == Algorithm::kNone;
-      NIBBLE_RETURN_IF_ERROR(whole_layer ? WholeLayer() : SiteBySite());
+      NIBBLE_RETURN_IF_ERROR(results_.Begin(layer_));
+      NIBBLE_RETURN_IF_ERROR(SeesWholeLayers() ? WholeLayer() : SiteBySite());
+      NIBBLE_RETURN_IF_ERROR(results_.End());
     }
     return absl::OkStatus();
   }
 
   absl::Status Head() {
-    std::vector<std::string> names = {"token_embd.weight"};
-    if (!config_.tied_head) names.push_back("output.weight");
-    for (const std::string& name : names) {
-      if (!HasCodes(name)) continue;
+    for (const std::string name : {"token_embd.weight", "output.weight"}) {
+      if (!HasCodes(name) || (config_.tied_head && name == "output.weight")) continue;
       NIBBLE_ASSIGN_OR_RETURN(const MatrixF weight,
                               LoadDense(source_, name, config_.vocab_size, config_.hidden_size));
       NIBBLE_RETURN_IF_ERROR(Quantize(name, weight, MatrixF(), false).status());
@@ -62,9 +64,30 @@ class Run {
     return absl::OkStatus();
   }
 
-  std::vector<LinearReport> TakeReports() { return std::move(reports_); }
+  std::vector<LinearReport> TakeReports() { return results_.TakeReports(); }
 
  private:
+  bool SeesWholeLayers() const {
+    return method_.algorithm == Algorithm::kAwq || method_.algorithm == Algorithm::kSmoothQuant ||
+           method_.algorithm == Algorithm::kNone;
+  }
+
+  // A finished layer: the text passes it as it did then, if a layer behind it still needs the text.
+  absl::Status Replay() {
+    NIBBLE_RETURN_IF_ERROR(Cancelled());
+    NIBBLE_ASSIGN_OR_RETURN(LayerResult result, results_.Replay(layer_));
+    if (inputs_.empty() || layer_ > results_.last_to_do()) return absl::OkStatus();
+    NIBBLE_ASSIGN_OR_RETURN(weights_, LoadLayer(source_, config_, layer_));
+    if (SeesWholeLayers()) return inputs_.PassLayer(weights_);
+    for (int i = 0; i < kNumLinears; ++i) {  // the text sees what the layer has become
+      for (LayerResult::Matrix& matrix : result.matrices) {
+        if (matrix.name != LinearName(layer_, static_cast<Linear>(i))) continue;
+        weights_.linear[i] = std::move(matrix.values);
+      }
+    }
+    return inputs_.PassLayer(weights_);
+  }
+
   absl::Status EmbedToken(int32_t id, float* out) {
     if (id < 0 || id >= config_.vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -82,7 +105,7 @@ class Run {
   }
   absl::Status Cancelled() const {
     if (options_.cancelled == nullptr || !options_.cancelled->load()) return absl::OkStatus();
-    return absl::CancelledError("stopped; nothing was written");
+    return absl::CancelledError("stopped before there was an output");
   }
 
   // Each linear on the inputs that the ones quantized before it make.
@@ -98,7 +121,7 @@ class Run {
                                                            weights_[linear], hessian, false));
       }
     }
-    return inputs_.Finish(weights_);
+    return layer_ < results_.last_to_do() ? inputs_.Finish(weights_) : absl::OkStatus();
   }
 
   // All inputs first, then the linears; the next layer sees full precision.
@@ -124,14 +147,13 @@ class Run {
     report.elements = weight.size();
     report.bits = BitsPerWeight(method_.scheme, static_cast<int32_t>(weight.rows()),
                                 static_cast<int32_t>(weight.cols()));
-    reports_.push_back(std::move(report));
-    ++done_;
-    Tell();
+    results_.Report(std::move(report));
+    results_.LinearDone();
   }
 
   void TellRange(Site site, const InputStats& stats) {
     constexpr int kBits = 8;
-    sink_.InputRange(layer_, site, ChooseRange(stats.magnitudes(), *method_.static_range, kBits));
+    results_.InputRange(site, ChooseRange(stats.magnitudes(), *method_.static_range, kBits));
   }
 
   std::vector<const MatrixF*> Matrices(Site site) const {
@@ -178,7 +200,7 @@ class Run {
     }
     for (int i = 0; i < kNumLinears; ++i) {
       NIBBLE_RETURN_IF_ERROR(
-          sink_.Matrix(LinearName(layer_, static_cast<Linear>(i)), weights_.linear[i], nullptr));
+          results_.Matrix(LinearName(layer_, static_cast<Linear>(i)), weights_.linear[i], nullptr));
       ReportInt8(static_cast<Linear>(i));
     }
     return TellNorms();
@@ -197,8 +219,8 @@ class Run {
 
   absl::Status TellNorms() {
     NIBBLE_RETURN_IF_ERROR(
-        sink_.Vector(NormName(layer_, Site::kAttention), weights_.attention_norm));
-    return sink_.Vector(NormName(layer_, Site::kFeedForward), weights_.ffn_norm);
+        results_.Vector(NormName(layer_, Site::kAttention), weights_.attention_norm));
+    return results_.Vector(NormName(layer_, Site::kFeedForward), weights_.ffn_norm);
   }
 
   static absl::Status Named(const std::string& name, const absl::Status& status) {
@@ -211,14 +233,13 @@ class Run {
                                    const MatrixF& hessian, bool clip) {
     NIBBLE_RETURN_IF_ERROR(Cancelled());
     if (!HasCodes(name)) {
-      NIBBLE_RETURN_IF_ERROR(sink_.Matrix(name, weight, nullptr));
-      ++done_;
-      Tell();
+      NIBBLE_RETURN_IF_ERROR(results_.Matrix(name, weight, nullptr));
+      results_.LinearDone();
       return weight;
     }
     LinearOptions options;
     options.damping = options_.damping;
-    options.seed = options_.seed + static_cast<uint64_t>(done_);
+    options.seed = options_.seed + static_cast<uint64_t>(results_.done());
     options.clip = clip;
     options.threads = options_.threads;
     absl::StatusOr<QuantizedLinear> linear = QuantizeLinear(method_, weight, hessian, options);
@@ -233,46 +254,24 @@ class Run {
           OutputError(weight, linear->values, hessian) /
           OutputError(weight, MatrixF::Zero(weight.rows(), weight.cols()), hessian);
     }
-    reports_.push_back(std::move(report));
+    results_.Report(std::move(report));
     NIBBLE_RETURN_IF_ERROR(
-        sink_.Matrix(name, linear->values, method_.incoherent ? nullptr : &linear->weight));
-    ++done_;
-    Tell();
+        results_.Matrix(name, linear->values, method_.incoherent ? nullptr : &linear->weight));
+    results_.LinearDone();
     return std::move(linear->values);
-  }
-
-  void Tell() const {
-    if (options_.progress) options_.progress(done_, total_);
   }
 
   const WeightSource& source_;
   const ModelConfig& config_;
   const Method& method_;
   const LayerwiseOptions& options_;
-  LayerSink& sink_;
   LayerInputs inputs_;
+  LayerResults results_;
   int32_t layer_ = 0;
   LayerWeights weights_;
-  std::vector<LinearReport> reports_;
-  int64_t done_ = 0;
-  const int64_t total_;
 };
 
 }  // namespace
-
-absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(absl::Span<const int32_t> ids,
-                                                             int32_t window, int32_t bos_id) {
-  std::vector<std::vector<int32_t>> windows;
-  for (size_t first = 0; first + window <= ids.size(); first += window) {
-    windows.emplace_back(ids.begin() + first, ids.begin() + first + window);
-    if (bos_id >= 0) windows.back()[0] = bos_id;
-  }
-  if (windows.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("the calibration text has ", ids.size(),
-                                                   " tokens, one window needs ", window));
-  }
-  return windows;
-}
 
 absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,

@@ -6,7 +6,14 @@
 // layer, so they see the whole layer first, in full precision, as their authors do it.
 //
 // Memory: one layer in f32 about three times, the Hessians of its sites (four, or one), and what
-// layer_inputs.h keeps of the calibration text: tokens * hidden * 4 bytes.
+// layer_inputs.h keeps of the calibration text: tokens * hidden * 4 bytes, at most 16 MiB of them
+// where there is a folder for scratch.
+//
+// With a journal (layer_journal.h) a run goes on where another one stopped, to the same results on
+// the same instruction set. Finished layers are told again, not made again. What the text has
+// become at the first one to do is computed from the beginning: one forward pass a finished layer,
+// where GPTQ takes about six and the Hessians (docs/quantization.md has it measured), and nothing
+// of it to store, to trust or to sync at every layer.
 #pragma once
 
 #include <atomic>
@@ -18,18 +25,13 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "engine/model/model_config.h"
+#include "engine/quantize/calibration/cut_windows.h"
 #include "engine/quantize/calibration/decoder_layer.h"
 #include "engine/quantize/methods/method.h"
 #include "engine/quantize/methods/quantized_weight.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble::quantize {
-
-// Calibration text as the evaluation protocol cuts it: windows of `window` ids, a shorter tail
-// dropped, BOS in the place of each one's first id (bos_id < 0: kept). INVALID_ARGUMENT when there
-// is not one window.
-absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(absl::Span<const int32_t> ids,
-                                                             int32_t window, int32_t bos_id);
 
 // What became of a linear.
 struct LinearReport {
@@ -56,6 +58,8 @@ class LayerSink {
   virtual void InputRange(int32_t layer, Site site, float max) = 0;
 };
 
+class LayerJournal;  // layer_journal.h
+
 struct LayerwiseOptions {
   double damping = 0.01;  // GPTQ's
   float smooth_alpha = 0.5f;
@@ -64,14 +68,17 @@ struct LayerwiseOptions {
   // Which linears get codes; the others keep their values, scaled where the method scales. Empty:
   // all.
   std::function<bool(const std::string& name)> has_codes;
-  std::function<void(int64_t done, int64_t total)> progress;  // linears; may be empty
-  const std::atomic<bool>* cancelled = nullptr;               // looked at between linears
+  // Linears of those that are to do; may be empty.
+  std::function<void(int64_t done, int64_t total)> progress;
+  const std::atomic<bool>* cancelled = nullptr;  // looked at between linears
+  LayerJournal* journal = nullptr;               // null: nothing is kept
+  std::string scratch_folder;                    // empty: the text's residuals stay in memory
 };
 
 // `windows` may be empty where NeedsCalibration says no. INVALID_ARGUMENT for a shape that the
 // scheme cannot hold (names the tensor), ids outside the vocabulary, no windows, or kTrain, which
 // is of the whole model at once (training/quantization_aware.h); CANCELLED; otherwise what the
-// source or the sink says.
+// source, the sink, the journal or the scratch file says.
 absl::StatusOr<std::vector<LinearReport>> QuantizeLayers(
     const WeightSource& source, const ModelConfig& config, const Method& method,
     absl::Span<const std::vector<int32_t>> windows, const LayerwiseOptions& options,

@@ -62,7 +62,7 @@ class Feeding : public LayerSink {
       const int64_t at_once = std::max<int64_t>(1, kRowElements / cols / multiple) * multiple;
       for (int64_t first = 0; first < rows; first += at_once) {
         if (cancelled != nullptr && cancelled->load()) {
-          return absl::CancelledError("stopped; nothing was written");
+          return absl::CancelledError("stopped before there was an output");
         }
         NIBBLE_RETURN_IF_ERROR(Copy(t, first, std::min(at_once, rows - first)));
         done += std::min(at_once, rows - first) * cols;

@@ -3,82 +3,18 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <map>
 
-#include "absl/strings/str_cat.h"
-#include "engine/gguf_model.h"
-#include "engine/model_file.h"
 #include "engine/quantize/calibration/replaced_weights.h"
-#include "engine/quantize/model/gguf_sink.h"
-#include "tests/engine/weights/gguf_writer.h"
+#include "tests/engine/quantize/model/tiny_quantization.h"
 
 namespace nibble::quantize {
 namespace {
 
 using ::testing::HasSubstr;
 
-std::string Bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-bool Exists(const std::string& path) {
-  struct stat info;
-  return stat(path.c_str(), &info) == 0;
-}
-
-class QuantizeModelTest : public ::testing::Test {
- protected:
-  QuantizeModelTest() {
-    testing::TinyModelOptions options;
-    options.matrix_type = options.embedding_type = GgmlType::kF16;
-    options.tied_head = false;
-    bytes_ = testing::TinyModel(options).Build();
-    file_ = std::make_unique<GgufFile>(GgufFile::Parse(bytes_, "tiny").value());
-    config_ = ReadModelConfig(*file_).value();
-    weights_ = MakeGgufSource(*file_);
-    tensors_ = MakeSourceTensors(*file_);
-    output_ = absl::StrCat(::testing::TempDir(), "/nibble_quantize_model_", getpid(), ".gguf");
-    unlink(output_.c_str());
-    for (int32_t w = 0; w < 6; ++w) {
-      windows_.emplace_back();
-      for (int32_t i = 0; i < 24; ++i) windows_.back().push_back((w * 31 + i * i * 7 + 1) % 250);
-    }
-  }
-
-  GgufSink Sink(const Method& method, std::vector<TypeOverride> overrides, int threads) const {
-    RecipeOptions recipe;
-    recipe.mix = MixFor(method);
-    recipe.overrides = std::move(overrides);
-    return GgufSink({.output = output_,
-                     .keys = GgufKeys::CopyOf(*file_),
-                     .mix = recipe.mix,
-                     .method = method,
-                     .recipes = PlanTypes(*tensors_, recipe).value(),
-                     .threads = threads});
-  }
-
-  absl::StatusOr<ModelReport> Run(const char* name, std::vector<TypeOverride> overrides = {},
-                                  LayerwiseOptions options = {}) const {
-    const Method method = ForGguf(ParseMethod(name).value()).value();
-    GgufSink sink = Sink(method, std::move(overrides), options.threads);
-    ModelPlan plan = PlanModel(*tensors_, config_, method, sink);
-    plan.provenance = {.source_sha256 = "abc", .options = "--x", .tool = "nibble test"};
-    return QuantizeModel(*tensors_, *weights_, plan, windows_, std::move(options), nullptr, sink);
-  }
-
-  std::vector<uint8_t> bytes_;
-  std::unique_ptr<GgufFile> file_;
-  ModelConfig config_;
-  std::unique_ptr<WeightSource> weights_;
-  std::unique_ptr<SourceTensors> tensors_;
-  std::string output_;
-  std::vector<std::vector<int32_t>> windows_;
-};
+class QuantizeModelTest : public TinyQuantization {};
 
 // The file's values are those that the method chose, the norms those that it folded into, and
 // config and vocabulary the source's.
