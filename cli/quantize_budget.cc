@@ -1,6 +1,10 @@
 #include "cli/quantize_budget.h"
 
+#include <stdlib.h>
+
 #include <atomic>
+#include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <regex>
 #include <set>
@@ -17,10 +21,12 @@
 #include "cli/progress.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
+#include "engine/eval/base_file.h"
 #include "engine/eval/divergence.h"
 #include "engine/quantize/calibration/replaced_weights.h"
 #include "engine/quantize/gguf_quantizer.h"
 #include "engine/quantize/sensitivity.h"
+#include "engine/weights/partial_file.h"
 
 namespace nibble {
 namespace {
@@ -94,7 +100,9 @@ class Damage {
     }
     windows_.window = text.length;
     source_ = model_.file->Source(model_.config);
-    return LoadWeights(model_, OneWindowRunner(flags_, text.length, model_.config), {});
+    NIBBLE_RETURN_IF_ERROR(
+        LoadWeights(model_, OneWindowRunner(flags_, text.length, model_.config), {}));
+    return KeepBase(flags.output);
   }
 
   const WeightSource& source() const { return *source_; }
@@ -108,14 +116,36 @@ class Damage {
         DeviceRunner::Create(*model_.backend, model_.config, weights,
                              OneWindowRunner(flags_, windows_.window, model_.config), {}));
     NIBBLE_ASSIGN_OR_RETURN(const DivergenceResult result,
-                            EvaluateDivergence(*model_.runner, *runner, ids_, windows_, nullptr));
+                            EvaluateDivergence(*base_, *runner, ids_, windows_, nullptr));
     return result.kl.mean;
   }
 
  private:
+  // What the whole model says, in a file that loses its name as soon as it is open; the model
+  // itself is then no longer needed.
+  absl::Status KeepBase(const std::string& output) {
+    std::error_code ignored;
+    std::filesystem::path folder = std::filesystem::path(output).parent_path();
+    if (output.empty()) folder = std::filesystem::temp_directory_path(ignored);
+    std::string scratch = (folder / "nibble-base.XXXXXX").string();
+    if (mkdtemp(scratch.data()) == nullptr) return FileError(scratch, "creating it", errno);
+    const std::string path = scratch + "/base";
+    absl::Status status =
+        SaveBaseFile(*model_.runner, ids_, windows_, "the source", path, nullptr).status();
+    if (status.ok()) {
+      absl::StatusOr<std::unique_ptr<BaseFile>> base = BaseFile::Open(path);
+      status = base.status();
+      if (base.ok()) base_ = *std::move(base);
+    }
+    std::filesystem::remove_all(scratch, ignored);
+    model_.runner.reset();
+    return status;
+  }
+
   ModelFlags flags_;
   LocalModel model_;
   std::unique_ptr<WeightSource> source_;
+  std::unique_ptr<BaseFile> base_;
   std::vector<int32_t> ids_;
   WindowOptions windows_;
 };
