@@ -59,11 +59,12 @@ Json AddedTokens(const TokenizerSpec& spec) {
   return added;
 }
 
+// Added tokens are in the vocabulary, too: `tokenizers` numbers those anew that are not, behind the
+// vocabulary's size, and takes no notice of the id that "added_tokens" gives them.
 Json Model(const TokenizerSpec& spec) {
   nlohmann::json vocab = nlohmann::json::object();  // sorted: looked up by name while it grows
   for (size_t id = 0; id < spec.tokens.size(); ++id) {
-    const TokenType type = TypeOf(spec, id);
-    if (!IsAdded(type) && type != TokenType::kUnused) vocab[spec.tokens[id]] = id;
+    if (TypeOf(spec, id) != TokenType::kUnused) vocab[spec.tokens[id]] = id;
   }
   Json merges = Json::array();
   for (const std::string& merge : spec.merges) {

@@ -104,6 +104,25 @@ TEST(HfFolderFiles, SpecialTokensAndEndsAreKept) {
   EXPECT_THAT(read.end_ids, ::testing::ElementsAre(4, 6));
 }
 
+// Hugging Face's `tokenizers` gave <|endoftext|>, id 0, the id of the last word: an added token
+// that the vocabulary lacks is numbered anew.
+TEST(HfFolderFiles, EveryAddedTokenIsInTheVocabularyUnderItsId) {
+  TokenizerSpec spec;
+  spec.pre = "gpt-2";
+  spec.tokens = {"<s>", "<tool>", "a", "b", "[unused]"};
+  spec.types = {TokenType::kControl, TokenType::kUserDefined, TokenType::kNormal,
+                TokenType::kNormal, TokenType::kUnused};
+  const auto files = HfTokenizerFiles(spec, 1, {}).value();
+  ASSERT_EQ(files[0].first, "tokenizer.json");
+  const auto json = nlohmann::json::parse(files[0].second);
+  EXPECT_EQ(json["model"]["vocab"],
+            nlohmann::json({{"<s>", 0}, {"<tool>", 1}, {"a", 2}, {"b", 3}}));
+  ASSERT_EQ(json["added_tokens"].size(), 2u);
+  for (const auto& token : json["added_tokens"]) {
+    EXPECT_EQ(json["model"]["vocab"][token["content"].get<std::string>()], token["id"]);
+  }
+}
+
 TEST(HfFolderFiles, WhatTokenizerJsonDoesNotHoldIsRefused) {
   TokenizerSpec spec;
   spec.model = TokenizerModel::kSentencePiece;
