@@ -130,7 +130,7 @@ absl::StatusOr<Report> Evaluate(const DivergenceFlags& flags, const Io& io) {
   if (flags.record) {
     const EvaluationRecord record =
         MakeRecord(report.result, report.windows, report.base, report.candidate, file);
-    NIBBLE_RETURN_IF_ERROR(RecordEvaluation(flags.candidate.model, record));
+    NIBBLE_RETURN_IF_ERROR(Record(flags.candidate.model, record));
   }
   return report;
 }
@@ -138,10 +138,9 @@ absl::StatusOr<Report> Evaluate(const DivergenceFlags& flags, const Io& io) {
 // What a base file says of its model: the name without its folder, which tells nothing elsewhere.
 std::string Description(const DivergenceSide& side) {
   const size_t slash = side.model.find_last_of('/');
-  std::string text =
-      absl::StrCat(slash == std::string::npos ? side.model : side.model.substr(slash + 1), ", ",
-                   side.isa, ", ", side.activations, " activations, ",
-                   KvCacheTypeName(side.kv_cache_type), " cache");
+  std::string text = absl::StrCat(
+      slash == std::string::npos ? side.model : side.model.substr(slash + 1), ", ", side.isa, ", ",
+      side.activations, " activations, ", KvCacheTypeName(side.kv_cache_type), " cache");
   for (char& c : text) c = absl::ascii_isprint(static_cast<unsigned char>(c)) ? c : '?';
   return text.substr(0, kMaxBaseDescription);
 }
@@ -194,8 +193,8 @@ std::string DivergenceFooter() {
   Without --base flags the base is the same file with f32 activations and an f16 cache, the exact path.
 
 Record
-  --record adds KL, agreement and both perplexities to the keys of --model, where `nibble inspect` and
-  ModelService.GetModel show them. The file is replaced whole or not at all; its weights stay. Measure with
+  --record adds KL, agreement and both perplexities to the keys of --model (of a folder: nibble_quantize.json), where
+  `nibble inspect` and ModelService.GetModel show them. The file is replaced whole or not at all; its weights stay. Measure with
   --cpu-activations f32 to record what quantizing the weights cost, without what fast activations add.
 
 Base file
@@ -239,7 +238,7 @@ void AddDivergenceFlags(Flags& flags, DivergenceFlags& divergence) {
            "Run the base alone and keep its distributions for --base")
       ->type_name("FILE");
   flags.Add("--record", divergence.record,
-            "Write the figures into --model, a file that `nibble quantize` made of --base-model");
+            "Write the figures into --model, what `nibble quantize` made of --base-model");
   AddArithmeticFlags(flags, divergence.base, "--base-");
   AddKvCacheTypeFlag(flags, divergence.base, "--base-");
   flags

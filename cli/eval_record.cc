@@ -1,51 +1,50 @@
 #include "cli/eval_record.h"
 
 #include <cmath>
+#include <memory>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/hash.h"
 #include "engine/base/status_macros.h"
+#include "engine/folder_record.h"
 #include "engine/model_file.h"
-#include "engine/quantize/gguf_quantizer.h"
+#include "engine/quantize_source.h"
 #include "engine/random_model.h"
-#include "engine/weights/gguf_file.h"
 
 namespace nibble {
 namespace {
 
-bool IsFile(const std::string& model) { return !IsRandomModel(model) && !IsModelFolder(model); }
+// SHA-256 of the model that the one at `path` was made from.
+absl::StatusOr<std::string> SourceSha256(const std::string& path) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> file, ModelFile::Open(path));
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<QuantizeProvenance> quantized, ProvenanceOf(*file));
+  if (quantized.has_value()) return quantized->source_sha256;
+  return absl::FailedPreconditionError(
+      absl::StrCat("--record: ", path,
+                   " does not name the model it was quantized from; only files and folders that "
+                   "`nibble quantize` wrote do"));
+}
 
 std::string Precision(const DivergenceSide& side) {
-  return absl::StrCat(side.activations, " activations and ",
-                      KvCacheTypeName(side.kv_cache_type), " cache");
+  return absl::StrCat(side.activations, " activations and ", KvCacheTypeName(side.kv_cache_type),
+                      " cache");
 }
 
 }  // namespace
 
 absl::Status CheckRecordable(const std::string& model, const std::string& base_model) {
-  if (!IsFile(model)) {
+  if (IsRandomModel(model)) {
     return absl::FailedPreconditionError(
-        absl::StrCat("--record: ", model, " is not a GGUF file, which alone has room for it"));
+        absl::StrCat("--record: ", model, " is no file, which alone has room for it"));
   }
-  if (!IsFile(base_model)) {
-    return absl::UnimplementedError(absl::StrCat("--record: --base-model ", base_model,
-                                                 " is no file; compare with the GGUF file that ",
-                                                 model, " was made from"));
-  }
-  NIBBLE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
-  const std::optional<QuantizeProvenance> quantized = ReadProvenance(file);
-  if (!quantized.has_value()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--record: ", model,
-                     " does not name the model it was quantized from; only files that "
-                     "`nibble quantize` wrote do"));
-  }
-  NIBBLE_ASSIGN_OR_RETURN(const std::string sha256, FileSha256(base_model));
-  if (sha256 == quantized->source_sha256) return absl::OkStatus();
+  NIBBLE_ASSIGN_OR_RETURN(const std::string source, SourceSha256(model));
+  NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource base, QuantizeSource::Open(base_model));
+  NIBBLE_ASSIGN_OR_RETURN(const std::string sha256, base.Sha256());
+  if (sha256 == source) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("--record: ", model, " was made from a file of SHA-256 ",
-                   quantized->source_sha256, ", --base-model ", base_model, " has ", sha256));
+      absl::StrCat("--record: ", model, " was made from a model of SHA-256 ", source,
+                   ", --base-model ", base_model, " has ", sha256));
 }
 
 EvaluationRecord MakeRecord(const DivergenceResult& result, const WindowOptions& windows,
@@ -65,6 +64,11 @@ EvaluationRecord MakeRecord(const DivergenceResult& result, const WindowOptions&
                    " BOS, ", ScoredText(windows, result.windows), "; source with ", Precision(base),
                    ", this with ", Precision(candidate));
   return record;
+}
+
+absl::Status Record(const std::string& model, const EvaluationRecord& record) {
+  return IsModelFolder(model) ? RecordFolderEvaluation(model, record)
+                              : RecordEvaluation(model, record);
 }
 
 }  // namespace nibble

@@ -13,14 +13,17 @@
 
 namespace nibble {
 
-// Asked before anything is measured. FAILED_PRECONDITION where `model` is not a GGUF file that
-// `nibble quantize` made, or `base_model` not the one it was made from (its SHA-256 is another);
-// UNIMPLEMENTED for a base that is no file. Reads the base once.
+// Asked before anything is measured. FAILED_PRECONDITION where `model` is neither a GGUF file nor a
+// folder that `nibble quantize` made, or `base_model` not what it was made from (its SHA-256 is
+// another); errors of ProvenanceOf (engine/folder_record.h). Reads the base once.
 absl::Status CheckRecordable(const std::string& model, const std::string& base_model);
 
 // `text` are the bytes that were scored.
 EvaluationRecord MakeRecord(const DivergenceResult& result, const WindowOptions& windows,
                             const DivergenceSide& base, const DivergenceSide& candidate,
                             const std::string& text);
+
+// Into the keys of a GGUF file, or into a folder's nibble_quantize.json.
+absl::Status Record(const std::string& model, const EvaluationRecord& record);
 
 }  // namespace nibble

@@ -176,6 +176,7 @@ Json InspectJson(const InspectReport& report) {
   for (const TensorReport* tensor : Converted(report)) json["converted"].push_back(tensor->name);
   json["unsupported"] = report.unsupported;
   json["quantized"] = ProvenanceJson(report.quantized);
+  if (!report.quantized_error.empty()) json["quantized_error"] = report.quantized_error;
   json["metadata"] = Json::object();
   for (const auto& [key, value] : report.metadata) json["metadata"][key] = value;
   return json;
@@ -194,6 +195,9 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
   lines.Add("tokenizer", report.tokenizer);
   if (report.status.ok()) lines.Add("chat template", report.has_chat_template ? "yes" : "none");
   if (report.quantized.has_value()) PrintProvenance(*report.quantized, lines);
+  if (!report.quantized_error.empty()) {
+    lines.Add("quantized", absl::StrCat("how is not known: ", report.quantized_error));
+  }
   for (const std::string& thing : report.unsupported) lines.Add("unsupported", thing);
   if (flags.metadata) {
     for (const auto& [key, value] : report.metadata) out << key << " = " << value << "\n";

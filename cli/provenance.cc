@@ -37,6 +37,14 @@ void PrintEvaluation(const EvaluationRecord& record, Lines& lines) {
 
 }  // namespace
 
+void Lines::Add(absl::string_view name, absl::string_view value) {
+  if (value.empty()) return;
+  std::string text(value);
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
+  std::replace_if(text.begin(), text.end(), is_control, '?');
+  out_ << absl::StreamFormat("%-14s %s\n", name, text);
+}
+
 Json ProvenanceJson(const std::optional<QuantizeProvenance>& from) {
   if (!from.has_value()) return nullptr;
   const QuantizeProvenance& quantized = *from;

@@ -16,10 +16,9 @@ namespace nibble {
 class Lines {
  public:
   explicit Lines(std::ostream& out) : out_(out) {}
-  // Nothing for an empty value.
-  void Add(absl::string_view name, absl::string_view value) {
-    if (!value.empty()) out_ << absl::StreamFormat("%-14s %s\n", name, value);
-  }
+  // Nothing for an empty value. A file's own text cannot drive the terminal: control characters
+  // come out as '?'.
+  void Add(absl::string_view name, absl::string_view value);
 
  private:
   std::ostream& out_;

@@ -19,8 +19,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status_macros.h"
-#include "engine/quantize_record.h"
-#include "engine/random_model.h"
+#include "engine/folder_record.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
@@ -89,15 +88,15 @@ void DescribeWeights(const std::vector<TensorReport>& tensors, ModelInfo& info) 
   if (most != bytes.end()) info.weights_format = most->first;
 }
 
-// What the model's file tells of how it was quantized; a folder or a random model tells nothing.
-std::optional<QuantizeProvenance> ProvenanceOf(const std::string& path) {
-  if (IsRandomModel(path) || IsModelFolder(path)) return std::nullopt;
-  const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
-  if (!file.ok()) return std::nullopt;
-  return ReadProvenance(*file);
+// How the model was quantized; what cannot be read of that keeps nobody from serving it.
+std::optional<QuantizeProvenance> QuantizedBy(const ModelFile& file, Log& log) {
+  absl::StatusOr<std::optional<QuantizeProvenance>> quantized = ProvenanceOf(file);
+  if (quantized.ok()) return *std::move(quantized);
+  log.Warning("note", {{"message", std::string(quantized.status().message())}});
+  return std::nullopt;
 }
 
-ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
+ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options, Log& log) {
   const DeviceInfo device = model.backend->Info();
   ModelInfo info;
   info.name = options.model_name;
@@ -106,7 +105,7 @@ ModelInfo ModelInfoOf(const LocalModel& model, const ServerOptions& options) {
   info.weights_bytes = model.runner->bytes().weights;
   info.kv_cache_bytes = model.runner->bytes().kv_cache;
   info.context_length = model.config.context_length;
-  info.quantized = ProvenanceOf(model.file->name());
+  info.quantized = QuantizedBy(*model.file, log);
   if (model.chat_template != nullptr)
     info.chat_template = std::string(model.chat_template->source());
   info.backend = absl::StrCat(device.name, " ", device.isa, ", ", device.num_threads, " threads");
@@ -143,7 +142,7 @@ absl::StatusOr<LocalModel> Load(const ServeFlags& flags, Server& server, Log& lo
 absl::Status StartServing(LocalModel& model, const ServeFlags& flags, const Clock& clock,
                           Server& server, Log& log) {
   const ServerOptions options = ServerOptionsOf(flags);
-  const ModelInfo info = ModelInfoOf(model, options);
+  const ModelInfo info = ModelInfoOf(model, options, log);
   const Instant start = clock.Now();
   NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           MakeEngine(model, flags, clock, server.observer()));

@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/folder_record.h"
 #include "engine/gguf_model.h"
 #include "engine/hf_model.h"
 #include "engine/model_file.h"
@@ -136,6 +137,15 @@ void AddFolderText(const HfModel& model, const ModelFile& file, InspectReport& r
   AddProblem(file.LoadChatTemplate(**tokenizer).status(), report);
 }
 
+void AddProvenance(const ModelFile& file, InspectReport& report) {
+  absl::StatusOr<std::optional<QuantizeProvenance>> quantized = ProvenanceOf(file);
+  if (quantized.ok()) {
+    report.quantized = *std::move(quantized);
+  } else {
+    report.quantized_error = std::string(quantized.status().message());
+  }
+}
+
 void InspectFolder(const std::string& path, InspectReport& report) {
   const absl::StatusOr<std::unique_ptr<ModelFile>> file = ModelFile::Open(path);
   if (!file.ok()) return AddProblem(file.status(), report);
@@ -147,6 +157,7 @@ void InspectFolder(const std::string& path, InspectReport& report) {
   for (const SafetensorsFile& part : files) report.file_bytes += part.size_bytes();
   for (const std::string& key : (*model)->config().Keys())
     report.metadata.emplace_back(key, (*model)->config().Describe(key));
+  AddProvenance(**file, report);
   const absl::Status read = ReadHfConfig((*model)->config(), (*file)->name(), report.config);
   AddProblem(read, report);
   AddKvBytes(report);

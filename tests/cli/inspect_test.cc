@@ -91,6 +91,19 @@ TEST(InspectTextTest, WhatIsUnsupportedIsNamed) {
   EXPECT_THAT(out.str(), HasSubstr("cannot be served: architecture 'mamba'"));
 }
 
+TEST(InspectTextTest, ProvenanceThatCannotBeReadIsNamedAndTheModelCanBeServed) {
+  InspectReport report = Good();
+  EXPECT_FALSE(InspectJson(report).contains("quantized_error"));
+  report.quantized_error = "nibble_quantize.json: is not JSON at byte 3";
+  std::ostringstream out;
+  PrintInspectText(report, {}, out);
+  EXPECT_THAT(out.str(), HasSubstr("how is not known: nibble_quantize.json: is not JSON"));
+  EXPECT_THAT(out.str(), HasSubstr("can be served"));
+  const nlohmann::ordered_json json = InspectJson(report);
+  EXPECT_TRUE(json["quantized"].is_null());
+  EXPECT_EQ(json["quantized_error"], report.quantized_error);
+}
+
 TEST(RunInspectTest, AFileThatIsNotThereIsAReportAndAFailure) {
   std::istringstream in;
   std::ostringstream out, err;

@@ -44,6 +44,16 @@ TEST(ProvenanceTest, SaysHowItCameToBe) {
   EXPECT_TRUE(ProvenanceJson(std::nullopt).is_null());
 }
 
+// A model's own texts reach a terminal: none of them may move its cursor or set its title.
+TEST(ProvenanceTest, ControlCharactersOfAFileDoNotReachTheTerminal) {
+  QuantizeProvenance quantized = Quantized();
+  quantized.method = "\x1b]0;title\x07";
+  quantized.options = "one\ntwo";
+  const std::string text = TextOf(quantized);
+  EXPECT_THAT(text, HasSubstr("(?]0;title?)"));
+  EXPECT_THAT(text, HasSubstr("one?two"));
+}
+
 TEST(ProvenanceTest, SaysHowGoodItIsWhereThatWasRecorded) {
   QuantizeProvenance quantized = Quantized();
   EvaluationRecord record;

@@ -76,6 +76,47 @@ def test_a_record_is_shown_by_inspect_and_by_the_server(binary, text, small, tmp
     assert remote["quantized"]["evaluation"] == shown
 
 
+def test_a_folder_tells_how_it_came_to_be_as_a_file_does(binary, text, tmp_path):
+    folder = tmp_path / "nf4"
+    done = run(binary, "quantize", "--model", TINY, "--output", folder, "--layout", "bitsandbytes", "--method", "rtn-nf4-b64-dq")
+    assert done.returncode == 0, done.stderr
+    measured = ok_json(divergence(binary, text, "--base-model", TINY, "--model", folder, "--record"))
+    shown = ok_json(run(binary, "inspect", folder, "--output", "json"))["quantized"]
+    assert shown["method"] == "rtn-nf4-b64-dq" and shown["type"] == "bitsandbytes"
+    assert shown["source_sha256"] == hashlib.sha256(TINY.read_bytes()).hexdigest()
+    assert shown["evaluation"]["kl"] == measured["kl"]["mean"] > 0
+    assert 0.05 < shown["tensor_errors"]["blk.0.attn_q.weight"] < 0.2
+    in_words = run(binary, "inspect", folder).stdout
+    assert "bitsandbytes (rtn-nf4-b64-dq) by nibble" in in_words and "KL from its source" in in_words
+    server = NibbleServer(binary, folder, tmp_path, max_context=512, kv_cache_mib=16)
+    try:
+        stub = model_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.target))
+        told = stub.GetModel(model_pb2.GetModelRequest(), timeout=10).quantization
+        remote = ok_json(run(binary, "inspect", "--server", server.target, "--output", "json"))
+    finally:
+        server.stop()
+    assert told.method == "rtn-nf4-b64-dq" and told.type == "bitsandbytes"
+    assert told.quality.kl_nats == measured["kl"]["mean"]
+    assert remote["quantized"] == shown
+
+
+def test_a_folder_that_lies_about_itself_is_served_all_the_same(binary, tmp_path):
+    folder = tmp_path / "plain"
+    assert run(binary, "quantize", "--model", TINY, "--output", folder, "--layout", "plain").returncode == 0
+    told = json.loads((folder / "nibble_quantize.json").read_text())
+    (folder / "nibble_quantize.json").write_text(json.dumps(told | {"nibble.quantize.method": 7}))
+    shown = ok_json(run(binary, "inspect", folder, "--output", "json"))
+    assert shown["ok"] and shown["quantized"] is None
+    assert "'nibble.quantize.method' is 7, needed a string" in shown["quantized_error"]
+    server = NibbleServer(binary, folder, tmp_path, max_context=512, kv_cache_mib=16)
+    try:
+        stub = model_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.target))
+        assert not stub.GetModel(model_pb2.GetModelRequest(), timeout=10).HasField("quantization")
+        assert "needed a string" in server.log()
+    finally:
+        server.stop()
+
+
 def test_only_the_source_is_a_base_to_record(binary, text, small):
     before = small.read_bytes()
     refused = divergence(binary, text, "--base-model", small, "--model", small, "--record")

@@ -12,6 +12,7 @@
 #include "engine/quantize/folder/row_order.h"
 #include "engine/quantize/methods/round_to_nearest.h"
 #include "engine/weights/hf/hf_source.h"
+#include "engine/weights/hf/model_folder.h"
 #include "kernels/check.h"
 #include "kernels/half.h"
 
@@ -268,7 +269,7 @@ absl::Status HfFolderSink::Finish(const std::vector<TensorError>& errors) {
     NIBBLE_RETURN_IF_ERROR(folder_->WriteText(name, text));
   }
   const std::string how = ProvenanceJson(plan_->provenance, options_.layout, errors).dump(2) + "\n";
-  NIBBLE_RETURN_IF_ERROR(folder_->WriteText("nibble_quantize.json", how));
+  NIBBLE_RETURN_IF_ERROR(folder_->WriteText(kProvenanceJson, how));
   NIBBLE_RETURN_IF_ERROR(folder_->WriteText("config.json", ConfigText()));
   return folder_->Publish();
 }

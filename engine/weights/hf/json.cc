@@ -267,4 +267,16 @@ absl::StatusOr<std::vector<int64_t>> JsonObject::Ints(absl::string_view key) con
   return ints;
 }
 
+absl::StatusOr<std::vector<double>> JsonObject::Numbers(absl::string_view key) const {
+  std::vector<double> numbers;
+  const Json* value = Find(key);
+  if (value == nullptr) return numbers;
+  if (!value->is_array()) return Unfit(key, "needed an array of numbers");
+  for (const Json& item : *value) {
+    if (!item.is_number()) return Unfit(key, "needed an array of numbers");
+    numbers.push_back(item.get<double>());
+  }
+  return numbers;
+}
+
 }  // namespace nibble

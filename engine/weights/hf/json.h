@@ -48,6 +48,7 @@ class JsonObject {
   absl::StatusOr<JsonObject> Object(absl::string_view key) const;
   absl::StatusOr<std::vector<std::string>> Strings(absl::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> Ints(absl::string_view key) const;
+  absl::StatusOr<std::vector<double>> Numbers(absl::string_view key) const;
   absl::StatusOr<std::vector<JsonObject>> Objects(absl::string_view key) const;
   // An array of strings "a b", or of pairs of strings: as pairs, cut at the first space behind the
   // first byte.

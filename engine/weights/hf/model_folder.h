@@ -12,6 +12,9 @@
 
 namespace nibble {
 
+// How a folder that `nibble quantize` wrote came to be (engine/folder_record.h).
+inline constexpr char kProvenanceJson[] = "nibble_quantize.json";
+
 class ModelFolder {
  public:
   // NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for what is no folder.

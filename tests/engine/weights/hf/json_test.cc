@@ -31,6 +31,11 @@ TEST(JsonObject, ValuesOfEachKind) {
   EXPECT_EQ(json.Object("o")->Int("k", 0, 9).value(), 1);
   EXPECT_THAT(json.Strings("l").value(), ElementsAre("a", "b"));
   EXPECT_THAT(json.Ints("n").value(), ElementsAre(1, 2));
+  EXPECT_THAT(json.Numbers("n").value(), ElementsAre(1, 2));
+  EXPECT_THAT(Parsed(R"({"n":[0.5,-1]})").Numbers("n").value(), ElementsAre(0.5, -1));
+  EXPECT_TRUE(json.Numbers("absent")->empty());
+  EXPECT_FALSE(json.Numbers("l").ok());
+  EXPECT_FALSE(json.Numbers("i").ok());
   EXPECT_FALSE(json.Has("z")) << "null is absent";
   EXPECT_EQ(json.Int("z", 0, 9, 7).value(), 7);
   EXPECT_TRUE(json.Object("absent")->empty());
