@@ -4,13 +4,14 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <thread>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "cli/bench.h"
+#include "cli/eval_table_mix.h"
 #include "cli/local_model.h"
 #include "cli/peak_memory.h"
 #include "cli/progress.h"
@@ -27,20 +28,28 @@ using quantize::Activations;
 using quantize::Method;
 using Windows = std::vector<std::vector<int32_t>>;
 
-constexpr char kDefaultMethods[] =
-    "rtn-int8-sym-channel,rtn-e4m3-channel,rtn-nf4-b64,rtn-nf4-b64-dq,rtn-int4-full-g128,"
-    "rtn-int4-asym-g128,gptq-actorder-int4-full-g128,gptq-actorder-int4-asym-g128,"
-    "awq-clip-int4-asym-g128";
+constexpr absl::string_view kMixPrefix = "ggml-";
 
-absl::StatusOr<std::vector<Method>> Methods(const TableFlags& flags) {
-  std::vector<Method> methods;
+// One name of --methods: a mix of ggml's types, or a method.
+struct Candidate {
+  std::optional<MixInfo> mix;
+  Method method;
+};
+
+absl::StatusOr<std::vector<Candidate>> Candidates(const TableFlags& flags) {
+  std::vector<Candidate> methods;
   for (absl::string_view name : absl::StrSplit(flags.methods, ',', absl::SkipEmpty())) {
+    if (absl::ConsumePrefix(&name, kMixPrefix)) {
+      NIBBLE_ASSIGN_OR_RETURN(MixInfo mix, ParseMix(name));
+      methods.push_back({.mix = std::move(mix), .method = {}});
+      continue;
+    }
     NIBBLE_ASSIGN_OR_RETURN(Method method, quantize::ParseMethod(name));
     if (quantize::NeedsCalibration(method) && flags.calibration.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("--calibration: found nothing, method ", name, " needs a text"));
     }
-    methods.push_back(std::move(method));
+    methods.push_back({.mix = std::nullopt, .method = std::move(method)});
   }
   if (methods.empty()) return absl::InvalidArgumentError("--methods: found none");
   return methods;
@@ -49,7 +58,7 @@ absl::StatusOr<std::vector<Method>> Methods(const TableFlags& flags) {
 absl::Status Validate(const TableFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
   NIBBLE_RETURN_IF_ERROR(CheckTextFlags(flags.text));
-  return Methods(flags).status();
+  return Candidates(flags).status();
 }
 
 absl::StatusOr<Windows> CalibrationWindows(const TableFlags& flags, const Tokenizer& tokenizer) {
@@ -95,7 +104,7 @@ class Table {
   Table(const TableFlags& flags, const Io& io) : flags_(flags), io_(io) {}
 
   absl::Status Run() {
-    NIBBLE_ASSIGN_OR_RETURN(const std::vector<Method> methods, Methods(flags_));
+    NIBBLE_ASSIGN_OR_RETURN(const std::vector<Candidate> candidates, Candidates(flags_));
     NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags_.text));
     NIBBLE_ASSIGN_OR_RETURN(base_, OpenLocalModel(flags_.model, {}));
     NIBBLE_ASSIGN_OR_RETURN(text_, TokenizeText(flags_.text, file, *base_.tokenizer));
@@ -103,7 +112,10 @@ class Table {
     NIBBLE_RETURN_IF_ERROR(LoadWeights(base_, RunnerFor(flags_.text.window), {}));
     source_ = base_.file->Source(base_.config);
     NIBBLE_RETURN_IF_ERROR(AddBase());
-    for (const Method& method : methods) NIBBLE_RETURN_IF_ERROR(AddMethod(method));
+    for (const Candidate& candidate : candidates) {
+      NIBBLE_RETURN_IF_ERROR(candidate.mix.has_value() ? AddMix(*candidate.mix)
+                                                       : AddMethod(candidate.method));
+    }
     return absl::OkStatus();
   }
 
@@ -144,10 +156,39 @@ class Table {
     } else {
       NIBBLE_ASSIGN_OR_RETURN(candidate, Reference(method, weights));
     }
-    Progress progress(io_.err, io_.err_is_terminal, absl::StrCat(method.name, ": divergence"),
+    return Compare(*candidate, std::move(row));
+  }
+
+  // The file is as `nibble quantize --type` writes it, without importance.
+  absl::Status AddMix(const MixInfo& mix) {
+    TableRow row;
+    row.method = absl::StrCat(kMixPrefix, mix.name);
+    Progress progress(io_.err, io_.err_is_terminal, row.method, nullptr, &clock_);
+    const bool measured = ResetPeakMemory();
+    const Instant start = clock_.Now();
+    NIBBLE_ASSIGN_OR_RETURN(
+        const MixedModel mixed,
+        QuantizeToMix(flags_.model.model, mix, base_.backend->Info().num_threads,
+                      [&progress](int64_t done, int64_t total) { progress.Update(done, total); }));
+    row.quantize_seconds = std::chrono::duration<double>(clock_.Now() - start).count();
+    row.peak_bytes = measured ? PeakMemoryBytes() : 0;
+    row.bits = mixed.bits;
+    NIBBLE_ASSIGN_OR_RETURN(const ModelConfig config, mixed.file->Config());
+    const std::unique_ptr<WeightSource> weights = mixed.file->Source(config);
+    row.bytes = BytesWith(*weights, {});
+    NIBBLE_ASSIGN_OR_RETURN(
+        const std::unique_ptr<LogitsRunner> candidate,
+        DeviceRunner::Create(*base_.backend, config, *weights, RunnerFor(flags_.text.window), {}));
+    NIBBLE_RETURN_IF_ERROR(Speed(*weights, row));
+    return Compare(*candidate, std::move(row));
+  }
+
+  // The row's figures against the base; the row is then one of the table.
+  absl::Status Compare(LogitsRunner& candidate, TableRow row) {
+    Progress progress(io_.err, io_.err_is_terminal, absl::StrCat(row.method, ": divergence"),
                       nullptr, &clock_);
     NIBBLE_ASSIGN_OR_RETURN(row.result,
-                            EvaluateDivergence(*base_.runner, *candidate, text_.ids, text_.windows,
+                            EvaluateDivergence(*base_.runner, candidate, text_.ids, text_.windows,
                                                [&progress](int64_t done, int64_t total) {
                                                  progress.Update(done, total);
                                                }));
@@ -238,132 +279,7 @@ class Table {
   std::vector<TableRow> rows_;
 };
 
-std::string Mebibytes(int64_t bytes) {
-  return bytes > 0 ? absl::StrFormat("%.1f", static_cast<double>(bytes) / (1 << 20)) : "-";
-}
-
 }  // namespace
-
-TableFlags::TableFlags() : methods(kDefaultMethods) {
-  model.cpu.activations = CpuActivations::kF32;
-}
-
-std::string TableFooter() {
-  return absl::StrCat(kTextProtocol, R"(
-  Every method quantizes the seven matrices of each layer (with "+head", embedding and output too) and runs the same
-  windows as the model itself: KL(model || quantized) in nats a token with one standard error, perplexity of the
-  quantized, its change, and how often both find the same token likeliest. f32 activations, but for w8a8, smoothquant
-  and llm-int8. --calibration is cut into windows the same way. tokens/s: greedy decode of one sequence on the fast
-  path (int8 activations), where there is a kernel for what the method makes.
-
-Methods, names separated by commas
-  rtn-SCHEME                                    round to nearest
-  gptq-SCHEME gptq-actorder-.. gptq-gidx-..     GPTQ: columns as stored, by activation with static groups, with g_idx
-  gptq-clip-.. gptq-actorder-clip-..            GPTQ within learned ranges
-  awq-SCHEME awq-clip-SCHEME                    AWQ, with its clip search
-  clip-SCHEME                                   learned clipping (OmniQuant's)
-  qat-SCHEME                                    quantization-aware training, for small models
-  incoherent-rtn-.. incoherent-gptq-.. -clip-.. after a randomized Hadamard rotation
-  w8a8[-static-RULE] smoothquant[-static-RULE]  int8 activations; RULE: min-max percentile mse entropy
-  llm-int8                                      outlier columns in f16
-Schemes
-  int2..int8, -sym (+-(2^(n-1) - 1)), -full (-2^(n-1) too) or -asym (zero point), -tensor, -channel or -gN
-  nf4-bN[-dq] fp4-bN[-dq]  e4m3- or e5m2-tensor, -channel, -block;  -mse after any: range of least squared error
-
-JSON
-  {"window","first_scored","stride","tokens","calibration_windows","seed","qat":{"steps","batch","learning_rate"},
-  "rows":[{"method","bits_per_weight","bytes",
-  "perplexity","change_percent","kl":{"mean","standard_error"},"top1_percent","decode_tokens_per_second",
-  "quantize_seconds","peak_bytes"},..]}
-
-Example
-  nibble eval table --model f16.gguf --text eval.txt --calibration calib.txt --methods rtn-nf4-b64,gptq-int4-full-g128
-)");
-}
-
-void AddTableFlags(Flags& flags, TableFlags& table) {
-  AddModelFlag(flags, table.model);
-  AddTextFlags(flags, table.text);
-  flags.Add("--methods", table.methods, "What to compare, separated by commas")
-      ->type_name("NAME,..");
-  flags.Add("--calibration", table.calibration, "UTF-8 text that methods may look at")
-      ->type_name("FILE");
-  flags.Add("--calibration-windows", table.calibration_windows, "Windows of it, at most")
-      ->check(CLI::Range(1, 1 << 20));
-  flags.Add("--damping", table.damping, "GPTQ's, of the mean of the Hessian's diagonal")
-      ->check(CLI::Range(0.0, 1e3));
-  flags
-      .Add("--smooth-alpha", table.smooth_alpha, "SmoothQuant's: 0 leaves activations as they are")
-      ->check(CLI::Range(0.0, 1.0));
-  flags.Add("--seed", table.seed, "Of rotations, and of the order in which qat sees windows");
-  flags.Add("--qat-steps", table.training.steps, "Steps of qat; 0 rounds to nearest")
-      ->check(CLI::Range(0, quantize::kMaxTrainingSteps));
-  flags.Add("--qat-batch", table.training.batch, "Calibration windows that a step of qat sees")
-      ->check(CLI::Range(1, 1024));
-  flags.Add("--qat-learning-rate", table.training.learning_rate, "Of qat's first step; falls to 0")
-      ->check(CLI::Range(0.0, 1.0));
-  flags.Add("--decode-tokens", table.decode_tokens, "Tokens to measure decoding by; 0: do not")
-      ->check(CLI::Range(0, 1 << 16));
-  flags
-      .Add("--threads", table.model.cpu.num_threads,
-           "CPU threads; 0: one a core this process may use")
-      ->check(CLI::Range(0, 256));
-  AddOutputFlag(flags, table.output);
-}
-
-std::string TableMarkdown(const std::vector<TableRow>& rows, const WindowOptions& windows) {
-  std::string text = absl::StrFormat(
-      "%d tokens: %s\n\n"
-      "| method | bits / weight | MiB | perplexity | change, %% | KL, nats | same top-1, %% | "
-      "tokens/s | quantize, s | peak, MiB |\n|---|---|---|---|---|---|---|---|---|---|\n",
-      rows.back().result.tokens, ScoredText(windows, rows.back().result.windows));
-  for (const TableRow& row : rows) {
-    const DivergenceResult& result = row.result;
-    absl::StrAppend(
-        &text, absl::StrFormat(
-                   "| %s | %.3f | %s | %.4f | %+.2f | %.5f ± %.5f | %.2f | %s | %.1f | %s |\n",
-                   row.method, row.bits, Mebibytes(row.bytes), std::exp(result.candidate_nll.mean),
-                   100 * std::expm1(result.candidate_nll.mean - result.base_nll.mean),
-                   result.kl.mean, result.kl.standard_error, 100 * result.agreement.mean,
-                   row.decode_rate ? absl::StrFormat("%.0f", *row.decode_rate) : "-",
-                   row.quantize_seconds, Mebibytes(row.peak_bytes)));
-  }
-  return text;
-}
-
-nlohmann::ordered_json TableJson(const std::vector<TableRow>& rows, const WindowOptions& windows,
-                                 const TableFlags& flags) {
-  nlohmann::ordered_json json = {{"model", flags.model.model},
-                                 {"text", flags.text.path},
-                                 {"window", windows.window},
-                                 {"first_scored", windows.skip},
-                                 {"stride", windows.Stride()},
-                                 {"tokens", rows.back().result.tokens},
-                                 {"calibration", flags.calibration},
-                                 {"calibration_windows", flags.calibration_windows},
-                                 {"seed", flags.seed},
-                                 {"qat",
-                                  {{"steps", flags.training.steps},
-                                   {"batch", flags.training.batch},
-                                   {"learning_rate", flags.training.learning_rate}}},
-                                 {"rows", nlohmann::ordered_json::array()}};
-  for (const TableRow& row : rows) {
-    const DivergenceResult& result = row.result;
-    json["rows"].push_back(
-        {{"method", row.method},
-         {"bits_per_weight", row.bits},
-         {"bytes", row.bytes},
-         {"perplexity", std::exp(result.candidate_nll.mean)},
-         {"change_percent", 100 * std::expm1(result.candidate_nll.mean - result.base_nll.mean)},
-         {"kl", {{"mean", result.kl.mean}, {"standard_error", result.kl.standard_error}}},
-         {"top1_percent", 100 * result.agreement.mean},
-         {"decode_tokens_per_second",
-          row.decode_rate ? nlohmann::ordered_json(*row.decode_rate) : nlohmann::ordered_json()},
-         {"quantize_seconds", row.quantize_seconds},
-         {"peak_bytes", row.peak_bytes}});
-  }
-  return json;
-}
 
 int RunTable(const TableFlags& flags, const Io& io) {
   if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);

@@ -76,6 +76,8 @@ TEST(RunTableTest, WrongUsageIsNamedBeforeAnythingIsRead) {
   EXPECT_THAT(RunWith(flags).err, HasSubstr("--calibration"));  // the default has gptq
   flags.methods = "rtn-int4-full-g128,gtpq-int4-full-g128";
   EXPECT_THAT(RunWith(flags).err, HasSubstr("gtpq-int4-full-g128"));
+  flags.methods = "ggml-q9_z";
+  EXPECT_THAT(RunWith(flags).err, HasSubstr("q9_z"));
   flags.methods = ",";
   EXPECT_THAT(RunWith(flags).err, HasSubstr("--methods"));
   EXPECT_EQ(RunWith(flags).code, kExitUsage);
@@ -98,21 +100,26 @@ TEST(RunTableTest, MakesARowAMethod) {
   flags.methods =
       "rtn-int2-full-g64,rtn-int8-sym-channel,gptq-actorder-int4-full-g128,gptq-gidx-int4-full-g64,"
       "awq-clip-int4-asym-g128,clip-int3-full-g64,incoherent-gptq-int3-full-g64,w8a8,"
-      "smoothquant-static-min-max,llm-int8,rtn-nf4-b64-dq+head";
+      "smoothquant-static-min-max,llm-int8,rtn-nf4-b64-dq+head,ggml-q8_0,ggml-q4_0";
   flags.output = OutputFormat::kJson;
   const Outcome outcome = RunWith(flags);
   ASSERT_EQ(outcome.code, kExitOk) << outcome.err;
   const auto json = nlohmann::json::parse(outcome.out);
-  ASSERT_EQ(json["rows"].size(), 12u);
+  ASSERT_EQ(json["rows"].size(), 14u);
   const auto kl = [&](int row) { return json["rows"][row]["kl"]["mean"].get<double>(); };
   EXPECT_EQ(kl(0), 0);
   EXPECT_GT(kl(1), 10 * kl(2));
-  for (int row = 1; row < 12; ++row) {
+  for (int row = 1; row < 14; ++row) {
     EXPECT_GT(kl(row), 0) << json["rows"][row];
     EXPECT_LT(json["rows"][row]["bytes"], json["rows"][0]["bytes"]);
   }
   EXPECT_TRUE(json["rows"][3]["decode_tokens_per_second"].is_number());
   EXPECT_TRUE(json["rows"][4]["decode_tokens_per_second"].is_null());  // g_idx: no kernel
+  EXPECT_EQ(json["rows"][12]["method"], "ggml-q8_0");
+  EXPECT_EQ(json["rows"][12]["bits_per_weight"], 8.5);
+  EXPECT_EQ(json["rows"][13]["bits_per_weight"], 4.5);
+  EXPECT_LT(10 * kl(12), kl(13));
+  EXPECT_TRUE(json["rows"][13]["decode_tokens_per_second"].is_number());
 }
 
 TEST(PeakMemoryTest, SeesWhatWasHeldSinceTheReset) {
