@@ -20,8 +20,6 @@ namespace {
 
 using quantize::Method;
 
-std::string NameOf(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
-
 absl::StatusOr<Method> MethodOf(const QuantizeFlags& flags) {
   NIBBLE_ASSIGN_OR_RETURN(Method method, ParseMethodFlags(flags.method, flags.scheme, flags.order));
   absl::StatusOr<Method> stored = quantize::ForGguf(std::move(method));

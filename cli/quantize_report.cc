@@ -11,8 +11,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string TypeName(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
-
 struct Totals {
   int64_t elements = 0, source_bytes = 0, target_bytes = 0;
   double Bits(int64_t bytes) const {
@@ -49,7 +47,7 @@ Json SensitivityJson(const std::vector<TensorChoices>& tensors) {
     Json choices = Json::array();
     for (const TypeChoice& choice : tensor.choices) {
       choices.push_back(
-          {{"type", TypeName(choice.type)}, {"bytes", choice.bytes}, {"damage", choice.damage}});
+          {{"type", NameOf(choice.type)}, {"bytes", choice.bytes}, {"damage", choice.damage}});
     }
     json.push_back({{"name", tensor.name}, {"choices", std::move(choices)}});
   }
@@ -62,7 +60,7 @@ void PrintSensitivity(const std::vector<TensorChoices>& tensors, std::ostream& o
   for (const TensorChoices& tensor : ByDamage(tensors)) {
     out << absl::StreamFormat("%-32s", tensor.name);
     for (const TypeChoice& choice : tensor.choices) {
-      out << absl::StreamFormat("  %s %.2e", TypeName(choice.type), choice.damage);
+      out << absl::StreamFormat("  %s %.2e", NameOf(choice.type), choice.damage);
     }
     out << "\n";
   }
@@ -91,8 +89,8 @@ nlohmann::ordered_json SummaryJson(const QuantizeFlags& flags, const QuantizeSum
   Json tensors = Json::array();
   for (const TensorOutcome& tensor : report.tensors) {
     Json row = {{"name", tensor.name},
-                {"from", TypeName(tensor.source)},
-                {"to", TypeName(tensor.target)},
+                {"from", NameOf(tensor.source)},
+                {"to", NameOf(tensor.target)},
                 {"bytes", tensor.target_bytes}};
     if (!flags.dry_run) row["relative_error"] = tensor.relative_error;
     const auto output = summary.output_errors.find(tensor.name);
@@ -126,9 +124,9 @@ void PrintSummary(const QuantizeFlags& flags, const QuantizeSummary& summary, st
   PrintSensitivity(summary.sensitivity, out);
   std::map<std::string, int64_t> counts;
   for (const TensorOutcome& tensor : report.tensors) {
-    ++counts[TypeName(tensor.target)];
-    out << absl::StreamFormat("%-32s %-5s -> %-6s %12d bytes", tensor.name, TypeName(tensor.source),
-                              TypeName(tensor.target), tensor.target_bytes);
+    ++counts[NameOf(tensor.target)];
+    out << absl::StreamFormat("%-32s %-5s -> %-6s %12d bytes", tensor.name, NameOf(tensor.source),
+                              NameOf(tensor.target), tensor.target_bytes);
     if (!flags.dry_run && (tensor.relative_error > 0 || tensor.source != tensor.target)) {
       out << absl::StreamFormat("  error %.5f", tensor.relative_error);
     }

@@ -208,8 +208,6 @@ bool Fits(Type type, int64_t row) {
   return row % TypeInfo(static_cast<int32_t>(type)).block_elements == 0;
 }
 
-std::string NameOf(Type type) { return TypeInfo(static_cast<int32_t>(type)).name; }
-
 void FallBack(TensorRecipe& recipe) {
   const Type wanted = recipe.target;
   const int64_t row = recipe.dims[0];
@@ -267,6 +265,8 @@ absl::StatusOr<GgmlType> ParseEncodableType(absl::string_view name) {
   return absl::InvalidArgumentError(
       absl::StrCat("found \"", name, "\", needed one of ", absl::StrJoin(known, ", ")));
 }
+
+std::string NameOf(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).name; }
 
 absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options) {

@@ -57,6 +57,8 @@ std::vector<std::string> MixNames();
 // The name of a type that can be encoded, as ggml has it, in either case: "Q6_K". INVALID_ARGUMENT
 // lists them.
 absl::StatusOr<GgmlType> ParseEncodableType(absl::string_view name);
+// ggml's name of any type, "Q6_K".
+std::string NameOf(GgmlType type);
 
 struct TypeOverride {
   std::string pattern;  // ECMAScript, searched for within the name

@@ -12,16 +12,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "kernels/cpu/system_file.h"
 
 namespace nibble {
 namespace {
-
-std::string FirstLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
 
 // A limit of `quota` in `period`, both in us; 0 for "max", -1 and what is no number.
 double Cpus(absl::string_view quota, absl::string_view period) {

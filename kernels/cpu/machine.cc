@@ -15,37 +15,21 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/cpu/cpu_count.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/system_file.h"
 
 namespace nibble {
 namespace {
-
-// The first line of a file, trimmed; "" where there is none.
-std::string FirstLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return std::string(absl::StripAsciiWhitespace(line));
-}
 
 int32_t Number(const std::string& text) {
   int32_t value = 0;
   return absl::SimpleAtoi(text, &value) ? value : 0;
 }
 
-// "0-3,8" is 5. Bad text is 0.
-int32_t CountOfList(const std::string& list) {
-  int32_t count = 0;
-  for (absl::string_view range : absl::StrSplit(list, ',', absl::SkipEmpty())) {
-    const std::vector<std::string> ends = absl::StrSplit(range, '-');
-    const int32_t first = Number(ends.front()), last = Number(ends.back());
-    if (last >= first) count += last - first + 1;
-  }
-  return count;
-}
+// How many numbers a file lists.
+int32_t CountOf(const std::string& path) { return static_cast<int32_t>(ReadNumbers(path).size()); }
 
 // What follows "key :" in the first line of the file that begins with the key.
 std::string ValueOf(const std::string& path, absl::string_view key) {
@@ -151,10 +135,10 @@ MachineInfo DescribeMachine(const std::string& root) {
   info.cpu = ValueOf(root + "/proc/cpuinfo", "model name");
   utsname system;
   if (uname(&system) == 0) info.architecture = system.machine;
-  info.num_cpus = CountOfList(FirstLine(root + "/sys/devices/system/cpu/online"));
+  info.num_cpus = CountOf(root + "/sys/devices/system/cpu/online");
   info.num_usable = NumUsable();
   info.cgroup_cpus = CgroupCpus(root);
-  info.num_numa_nodes = CountOfList(FirstLine(root + "/sys/devices/system/node/online"));
+  info.num_numa_nodes = CountOf(root + "/sys/devices/system/node/online");
   info.memory_bytes = KibOf(ValueOf(root + "/proc/meminfo", "MemTotal")) << 10;
   ReadCpus(root + "/sys/devices/system/cpu", info);
   info.features = Features();

@@ -7,43 +7,24 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "kernels/check.h"
+#include "kernels/cpu/system_file.h"
 
 namespace nibble::cpu {
 namespace {
 
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 constexpr int64_t kPageBytes = 4096;
-constexpr int kMaxNumber = 4095;  // of a cpu or a node: Linux's own bound
-
-// The numbers of a list as "0-3,8". Empty for a file that is not there, or is no such list.
-std::vector<int> ReadList(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  std::vector<int> numbers;
-  for (absl::string_view range : absl::StrSplit(line, ',', absl::SkipWhitespace())) {
-    const std::vector<absl::string_view> ends = absl::StrSplit(range, '-');
-    int first = 0, last = 0;
-    if (!absl::SimpleAtoi(ends.front(), &first) || !absl::SimpleAtoi(ends.back(), &last)) return {};
-    if (first < 0 || last > kMaxNumber) return {};
-    for (int i = first; i <= last; ++i) numbers.push_back(i);
-  }
-  return numbers;
-}
 
 // mbind has no wrapper outside libnuma, which would be a dependency for one call.
 void Bind(int mode, uint64_t begin, uint64_t end, const std::vector<int>& nodes) {
   constexpr int kBits = 8 * sizeof(unsigned long);
-  unsigned long mask[(kMaxNumber + kBits) / kBits] = {};
+  unsigned long mask[(kMaxCpuOrNode + kBits) / kBits] = {};
   for (int node : nodes) mask[node / kBits] |= 1ul << (node % kBits);
-  if (begin < end) syscall(SYS_mbind, begin, end - begin, mode, mask, kMaxNumber + 1, 0);
+  if (begin < end) syscall(SYS_mbind, begin, end - begin, mode, mask, kMaxCpuOrNode + 1, 0);
 }
 
 }  // namespace
@@ -53,9 +34,9 @@ std::vector<NumaNode> UsableNodes(const std::string& root) {
   if (sched_getaffinity(0, sizeof(usable), &usable) != 0) return {};
   const std::string folder = root + "/sys/devices/system/node";
   std::vector<NumaNode> nodes;
-  for (int id : ReadList(folder + "/online")) {
+  for (int id : ReadNumbers(folder + "/online")) {
     NumaNode node{.id = id, .cpus = {}};
-    for (int cpu : ReadList(absl::StrCat(folder, "/node", id, "/cpulist"))) {
+    for (int cpu : ReadNumbers(absl::StrCat(folder, "/node", id, "/cpulist"))) {
       if (cpu < CPU_SETSIZE && CPU_ISSET(cpu, &usable)) node.cpus.push_back(cpu);
     }
     if (!node.cpus.empty() && nodes.size() < kMaxNodes) nodes.push_back(std::move(node));

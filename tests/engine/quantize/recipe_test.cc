@@ -60,6 +60,7 @@ TEST(Recipe, NamesAreReadInEitherCaseAndTheUnknownListsTheKnown) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("found \"q9_k\", needed one of f32, f16"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("iq4_xs, mxfp4"));
   EXPECT_EQ(ParseEncodableType("iq4_nl").value(), GgmlType::kIQ4_NL);
+  EXPECT_EQ(NameOf(GgmlType::kIQ4_NL), "IQ4_NL");
   EXPECT_FALSE(ParseEncodableType("nvfp4").ok()) << "read, not written";
   EXPECT_FALSE(ParseEncodableType("q4_k_m").ok()) << "a mix, not a type";
 }
