@@ -56,6 +56,17 @@ def test_a_base_file_stands_in_for_the_model_it_was_made_with(binary, text, smal
     assert cut.returncode == 1 and "DATA_LOSS" in cut.stderr
 
 
+def served(binary, model, tmp_path):
+    """What a server of this model says of its quantization: GetModel's message, and `inspect --server` as JSON."""
+    server = NibbleServer(binary, model, tmp_path, max_context=512, kv_cache_mib=16)
+    try:
+        stub = model_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.target))
+        told = stub.GetModel(model_pb2.GetModelRequest(), timeout=10).quantization
+        return told, ok_json(run(binary, "inspect", "--server", server.target, "--output", "json"))
+    finally:
+        server.stop()
+
+
 def test_a_record_is_shown_by_inspect_and_by_the_server(binary, text, small, tmp_path):
     command = ["--base-model", TINY, "--model", small, "--record"]
     measured = ok_json(divergence(binary, text, *command))
@@ -63,13 +74,7 @@ def test_a_record_is_shown_by_inspect_and_by_the_server(binary, text, small, tmp
     assert shown["kl"] == measured["kl"]["mean"] > 0
     assert shown["text_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
     assert ok_json(divergence(binary, text, *command))["kl"] == measured["kl"], "weights are as they were"
-    server = NibbleServer(binary, small, tmp_path, max_context=512, kv_cache_mib=16)
-    try:
-        stub = model_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.target))
-        told = stub.GetModel(model_pb2.GetModelRequest(), timeout=10).quantization
-        remote = ok_json(run(binary, "inspect", "--server", server.target, "--output", "json"))
-    finally:
-        server.stop()
+    told, remote = served(binary, small, tmp_path)
     assert told.method == "ggml" and told.type == "q4_k_m" and told.tensor_errors
     assert told.source_sha256 == hashlib.sha256(TINY.read_bytes()).hexdigest()
     assert told.quality.kl_nats == measured["kl"]["mean"]
@@ -88,13 +93,7 @@ def test_a_folder_tells_how_it_came_to_be_as_a_file_does(binary, text, tmp_path)
     assert 0.05 < shown["tensor_errors"]["blk.0.attn_q.weight"] < 0.2
     in_words = run(binary, "inspect", folder).stdout
     assert "bitsandbytes (rtn-nf4-b64-dq) by nibble" in in_words and "KL from its source" in in_words
-    server = NibbleServer(binary, folder, tmp_path, max_context=512, kv_cache_mib=16)
-    try:
-        stub = model_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.target))
-        told = stub.GetModel(model_pb2.GetModelRequest(), timeout=10).quantization
-        remote = ok_json(run(binary, "inspect", "--server", server.target, "--output", "json"))
-    finally:
-        server.stop()
+    told, remote = served(binary, folder, tmp_path)
     assert told.method == "rtn-nf4-b64-dq" and told.type == "bitsandbytes"
     assert told.quality.kl_nats == measured["kl"]["mean"]
     assert remote["quantized"] == shown
