@@ -1,5 +1,6 @@
 """Runs rows in interleaved rounds. An engine is one of engines.py; commands are run here and nowhere else."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -32,7 +33,8 @@ class Runner:
         return usable[:1] if row.server else usable
 
     def measure(self, engine, row, setting):
-        """Tokens a second, or the share kept; both rates of a share are told too: (figure, [rates])."""
+        """Tokens a second, or the share kept: (figure, [rates]). The rates of a share are nibble's own, that in company,
+        and a server's over its whole run."""
         file = self._files[row.model][setting.file]
         command = engine.command(row, setting, file)
         self.progress(f"{row.name}, {engine.name}: {setting.name}")
@@ -43,12 +45,13 @@ class Runner:
         if row.server:
             out = self._run([*self._server, "--model", file, "--context", row.context, "--generate", row.generate,
                              "--concurrency", row.batch], (row.name, "server"))  # fmt: skip
-            with_company = float(out.splitlines()[-1].split(":")[1].strip(" }"))
+            served = json.loads(out.splitlines()[-1])
+            with_company, others = served["tokens_per_second"], [served["whole_run"]]
         else:
             beside = [sys.executable, "-m", "compare.neighbours", row.neighbours, *command]
-            with_company = engine.parse(self._run(beside, (row.name, engine.name)), row)
+            with_company, others = engine.parse(self._run(beside, (row.name, engine.name)), row), []
         self.progress("", with_company / rate)
-        return with_company / rate, [rate, with_company]
+        return with_company / rate, [rate, with_company, *others]
 
     def _run(self, command, key):
         command = [*self._prefix, *(str(word) for word in command)]

@@ -1,12 +1,14 @@
-"""One process of `nibble serve` under ghz: prints {"tokens_per_second":..} of GenerateStream.
+"""One process of `nibble serve` under ghz: prints {"tokens_per_second":.., "whole_run":..} of GenerateStream.
 
   python -m compare.server --nibble build/nibble --ghz .tools/bin/ghz --model M.gguf --threads 2 --concurrency 32
                            --context 16 --generate 256 --waves 1
 
-A wave is one call a worker, all begun at once. The span is ghz's whole run, from the first call's start to the last
-one's end: prefill, sampling, detokenizing, gRPC and the client's own share of the cores are in it. Prompts are random
-token ids, each call's its own, and shorter than one block of the cache, so that no prefix is found there;
-delta_interval_tokens is 1, its default: a message a token.
+A wave is one call a worker, all begun at once. "whole_run" is all tokens through ghz's whole run, from the first call's
+start to the last one's end. "tokens_per_second" is of decoding alone, the span of `nibble bench`: the same calls are run
+just before with FEW_TOKENS each, and both runs' tokens and times are subtracted, so that connecting and prefill cancel.
+Sampling, detokenizing, gRPC and the client's own share of the cores are in both. Prompts are random token ids, each
+call's its own, and shorter than one block of the cache, so that no prefix is found there; delta_interval_tokens is 1,
+its default: a message a token.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import time
 
 START_SECONDS = 300  # a bound on hanging, not a measurement
 VOCABULARY = 40000  # ids drawn below this exist in both models
-WARM_UP_TOKENS = 8  # pages are touched, every code path has run
+FEW_TOKENS = 8  # of the warm-up too: pages are touched, every code path has run
 
 
 def serve(args, folder):
@@ -67,6 +69,14 @@ def load(args, address, folder, calls, generate):
     return found
 
 
+def rates(calls, generate, seconds, few_seconds):
+    """What is printed; `few_seconds` is the run of FEW_TOKENS a call. ValueError where no span is left."""
+    if generate <= FEW_TOKENS or seconds <= few_seconds:
+        raise ValueError(f"{generate} tokens in {seconds:.3f} s, {FEW_TOKENS} in {few_seconds:.3f} s: no decode span")
+    return {"tokens_per_second": calls * (generate - FEW_TOKENS) / (seconds - few_seconds),
+            "whole_run": calls * generate / seconds}  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--nibble", "--ghz", "--model"):
@@ -80,12 +90,12 @@ def main():
         folder = pathlib.Path(name)
         process, address = serve(args, folder)
         try:
-            load(args, address, folder, args.concurrency, WARM_UP_TOKENS)
-            report = load(args, address, folder, calls, args.generate)
+            load(args, address, folder, args.concurrency, FEW_TOKENS)
+            spans = [load(args, address, folder, calls, tokens)["total"] / 1e9 for tokens in (FEW_TOKENS, args.generate)]
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
-    print(json.dumps({"tokens_per_second": calls * args.generate / (report["total"] / 1e9)}))
+    print(json.dumps(rates(calls, args.generate, seconds=spans[1], few_seconds=spans[0])))
 
 
 if __name__ == "__main__":
