@@ -198,6 +198,7 @@ class RandomSource final : public WeightSource {
                              .zero_point = as.format == Format::kInt4Affine};
     report.file_type = as.name;
     report.canonical = CanonicalName(form);
+    report.form = form;
     report.file_bytes = report.canonical_bytes = CanonicalBytes(form, elements);
     if (as.row_group > 1) {  // a scale for a block, not for each of its rows
       const auto blocks = [](int64_t side) {

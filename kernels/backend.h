@@ -5,6 +5,7 @@
 // synchronises.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,17 +57,33 @@ struct DeviceInfo {
   int64_t memory_free_bytes = 0;  // when asked
 };
 
+// A matrix that Pack is going to be asked for, as far as it is known before it is read.
+struct PlannedMatrix {
+  quant::Format format = quant::Format::kF32;
+  int32_t rows = 0, cols = 0;
+  int32_t group = 0;         // columns of a scale; 0: all
+  bool offsets = false;
+  bool zero_point = false;   // the offsets are one multiple of the scales
+  bool f32_scales = false;   // some may not be exact in f16
+  bool half_values = false;  // kF32: all are exact in f16, or all in bf16
+};
+
 // Bytes that a model is going to take on a device.
 struct MemoryPlan {
-  int64_t weights = 0;  // as the file's formats say; a device that has to widen some needs more
+  absl::Span<const PlannedMatrix> matrices;  // of the weights, as many bytes as the device makes of them
+  int64_t weights = 0;                       // all others
   int64_t kv_cache = 0;
   int64_t activations = 0;  // of the largest step, with its inputs
 };
 
-// What a captured step may be keyed by: steps with the same key run the same ops on the same buffers.
+// What a captured step may be keyed by: steps with the same key run the same ops on the same buffers. That holds for
+// the host's memory as well: a copy's source, Sample's rows and out lie where they lay the first time, and are read
+// and written each time the step runs.
 struct StepKey {
   int32_t num_tokens = 0;
   int32_t num_sequences = 0;
+  int32_t num_logits_rows = 0;  // that the step scores or draws; 0 where it does neither
+  auto operator<=>(const StepKey&) const = default;
 };
 
 // How a device lays out packed matrices, for files that keep them (engine/weights/packed_file.h): bytes written under
@@ -134,7 +151,8 @@ class Backend {
   // Info().num_threads on the cpu backend), in no order; returns when all are done. Not within a step.
   virtual void RunParts(int num_parts, absl::FunctionRef<void(int part)> fn) = 0;
 
-  // Runs `step` now, or replays what it recorded for the same key. Exactly the ops below may be called inside.
+  // Runs `step` now, or replays what it recorded for the same key. Exactly the ops below and CopyToDevice may be called
+  // inside; its copies come before its ops. What Sample writes to the host is there after Synchronize.
   virtual void RunStep(StepKey key, absl::FunctionRef<void()> step) = 0;
   // Waits for everything issued; the first latched fault since the last call, as INTERNAL naming the op.
   virtual absl::Status Synchronize() = 0;

@@ -26,10 +26,13 @@ class PackedMatrix {
   virtual int64_t size_bytes() const = 0;   // on the device
 };
 
-// out[r] = row ids[r] of the table, dequantized.  out [rows, table.cols].  REQUIRES 0 <= ids[r] < table.rows.
+// out[r] = row ids[r] of the table, dequantized.  out [rows, table.cols].  REQUIRES ids[r] < table.rows.
+// An id below 0 stands for drawn[-1 - ids[r]]: a token that an earlier step drew (SampleParams::drawn) and that the
+// host need not have read. REQUIRES that one within 0 .. table.rows - 1.
 struct EmbedParams {
   const PackedMatrix* table = nullptr;
-  const int32_t* ids = nullptr;  // [out.rows]
+  const int32_t* ids = nullptr;    // [out.rows]
+  const int32_t* drawn = nullptr;  // may be null where no id is below 0
   Tensor out;
 };
 
@@ -198,6 +201,7 @@ struct SampleParams {
   Tensor logits;
   absl::Span<const SampleRow> rows;  // (host)
   SampledToken* out = nullptr;       // (host)
+  int32_t* drawn = nullptr;          // [rows.size()], or null: the ids once more, for EmbedParams::drawn
 };
 
 }  // namespace nibble

@@ -47,11 +47,12 @@ int64_t DecoderModel::head_bytes() const {
   return (head_ != nullptr ? head_ : embedding_)->size_bytes();
 }
 
-void DecoderModel::Forward(Backend& backend, const StepInput& input, const KvCache& cache,
-                           const Workspace& space) const {
+void DecoderModel::Forward(Backend& backend, const StepInput& input, const int32_t* drawn,
+                           const KvCache& cache, const Workspace& space) const {
   EmbedParams embed;
   embed.table = embedding_.get();
   embed.ids = input.ids();
+  embed.drawn = drawn;
   embed.out = space.hidden.rows(input.num_tokens());
   backend.Embed(embed);
 

@@ -37,8 +37,8 @@ class DecoderModel {
                                            const LoadOptions& options);
 
   // Runs the layers over the step's tokens: writes their k and v, leaves the last residual in
-  // space.hidden.
-  void Forward(Backend& backend, const StepInput& input, const KvCache& cache,
+  // space.hidden. `drawn` (on the device) is what ids below 0 of the input stand for.
+  void Forward(Backend& backend, const StepInput& input, const int32_t* drawn, const KvCache& cache,
                const Workspace& space) const;
 
   // Logits f32 [n, vocab_size] (in space.logits) of the step's token rows `rows` (on the device,

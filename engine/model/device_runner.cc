@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/decoder_model.h"
+#include "engine/model/drawn_tokens.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/sample_plan.h"
 #include "engine/model/step_input.h"
@@ -46,34 +47,63 @@ absl::Status CheckOptions(const RunnerOptions& options, const ModelConfig& confi
   return absl::OkStatus();
 }
 
+int64_t DrawnBytes(const RunnerLimits& limits) {
+  return (int64_t{limits.max_batch_tokens} + limits.max_sequences) * int64_t{sizeof(int32_t)};
+}
+
+// What a matrix of the checkpoint is going to be packed from.
+PlannedMatrix PlannedOf(const TensorReport& tensor) {
+  const CanonicalForm& form = *tensor.form;
+  PlannedMatrix matrix;
+  matrix.format = form.format;
+  matrix.rows = static_cast<int32_t>(tensor.shape[0]);
+  matrix.cols = static_cast<int32_t>(tensor.shape[1]);
+  matrix.group = form.group;
+  matrix.offsets = form.offsets;
+  matrix.zero_point = form.zero_point;
+  matrix.f32_scales = form.scale_bytes != 2;
+  matrix.half_values = tensor.file_bytes == int64_t{matrix.rows} * matrix.cols * 2;
+  return matrix;
+}
+
 // Before anything is allocated: whether the device has the kernels and the memory.
 absl::Status CheckDevice(Backend& backend, const ModelConfig& config, const WeightSource& weights,
-                         const RunnerOptions& options, int32_t max_context) {
+                         const RunnerOptions& options, const RunnerLimits& limits) {
   KvLayer cache;
   cache.dtype = options.kv_cache_type;
   cache.block_size = options.block_size;
   cache.num_kv_heads = config.num_kv_heads;
   cache.head_dim = config.head_dim;
-  NIBBLE_RETURN_IF_ERROR(backend.CheckAttention(cache, config.num_heads, max_context));
+  NIBBLE_RETURN_IF_ERROR(backend.CheckAttention(cache, config.num_heads, limits.max_context));
   MemoryPlan plan;
-  for (const TensorReport& tensor : weights.Report()) plan.weights += tensor.canonical_bytes;
+  std::vector<PlannedMatrix> matrices;
+  for (const TensorReport& tensor : weights.Report()) {
+    if (tensor.form.has_value() && tensor.shape.size() == 2) {
+      matrices.push_back(PlannedOf(tensor));
+    } else {
+      plan.weights += tensor.canonical_bytes;
+    }
+  }
+  plan.matrices = matrices;
+  plan.weights += int64_t{limits.max_context} * config.rotary_dim * int64_t{sizeof(float)};
   plan.kv_cache = options.kv_cache_bytes;
   plan.activations =
       Workspace::PlannedBytes(config, backend.activation_dtype(), options.max_batch_tokens,
-                              std::min(kMaxLogitsRows, options.max_batch_tokens));
+                              std::min(kMaxLogitsRows, options.max_batch_tokens)) +
+      StepInput::PlannedBytes(limits) + DrawnBytes(limits);
   return backend.CheckPlan(plan);
 }
 
 class DecoderRunner : public DeviceRunner {
  public:
   DecoderRunner(Backend& backend, DecoderModel model, KvCache cache, StepInput input,
-                Workspace space, DeviceBuffer logits_rows, const RunnerLimits& limits)
+                Workspace space, DeviceBuffer drawn, const RunnerLimits& limits)
       : backend_(backend),
         model_(std::move(model)),
         cache_(std::move(cache)),
         input_(std::move(input)),
         space_(std::move(space)),
-        logits_rows_(std::move(logits_rows)),
+        drawn_(std::move(drawn)),
         limits_(limits),
         plan_(limits) {}
 
@@ -95,33 +125,30 @@ class DecoderRunner : public DeviceRunner {
     StepResult result;
     result.rows.resize(batch.rows.size());
     if (batch.rows.empty()) return result;
-    Forward(batch);
-    plan_.Fill(batch);
-    for (int32_t first = 0; first < plan_.size(); first += kMaxLogitsRows) {
-      const int32_t n = std::min(kMaxLogitsRows, plan_.size() - first);
-      SampleParams sample;
-      sample.rows = plan_.Chunk(first, n);
-      sample.out = plan_.Output(first);
-      sample.logits = Logits(plan_.TokenRows(first), n);
-      backend_.Sample(sample);
-      NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());  // the next chunk reuses logits and rows
-    }
+    plan_.Fill(batch, kMaxLogitsRows);
+    input_.Fill(batch, known_, plan_.token_rows());
+    backend_.RunStep(Key(plan_.size()), [this] {
+      Forward();
+      DrawTokens();
+    });
     NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());
+    known_.Note(batch, plan_);
     plan_.Deliver(&result);
     return result;
   }
 
   absl::Status RunForLogits(const Batch& batch, LogitsVisitor visit) override {
     if (batch.rows.empty()) return absl::OkStatus();
-    Forward(batch);
     const std::vector<VisitedRow> visited = VisitedRows(batch);
     std::vector<int32_t> token_rows;
     for (const VisitedRow& row : visited) token_rows.push_back(row.token_row);
+    input_.Fill(batch, known_, token_rows);
+    backend_.RunStep(Key(0), [this] { Forward(); });
     const int32_t size = static_cast<int32_t>(visited.size());
     std::vector<float> host(int64_t{std::min(kMaxLogitsRows, size)} * limits_.vocab_size);
     for (int32_t first = 0; first < size; first += kMaxLogitsRows) {
       const int32_t n = std::min(kMaxLogitsRows, size - first);
-      const Tensor logits = Logits(&token_rows[first], n);
+      const Tensor logits = Logits(first, n);
       NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());
       backend_.CopyToHost(host.data(), logits.data,
                           int64_t{n} * limits_.vocab_size * int64_t{sizeof(float)});
@@ -153,29 +180,49 @@ class DecoderRunner : public DeviceRunner {
     return visited;
   }
 
-  void Forward(const Batch& batch) {
-    input_.Fill(batch);
+  StepKey Key(int32_t num_logits_rows) const {
     StepKey key;
     key.num_tokens = input_.num_tokens();
     key.num_sequences = input_.num_sequences();
-    backend_.RunStep(key, [this] { model_.Forward(backend_, input_, cache_, space_); });
+    key.num_logits_rows = num_logits_rows;
+    return key;
   }
 
-  // Of the step's token rows token_rows[0 .. n - 1] (host); n <= kMaxLogitsRows.
-  Tensor Logits(const int32_t* token_rows, int32_t n) {
-    auto* const rows = static_cast<int32_t*>(logits_rows_.data());
-    backend_.CopyToDevice(rows, token_rows, n * int64_t{sizeof(int32_t)});
-    return model_.Logits(backend_, input_, rows, n, space_);
+  // --- what a step is made of; may be recorded once and replayed (Backend::RunStep)
+
+  void Forward() {
+    input_.Upload();
+    model_.Forward(backend_, input_, drawn(), cache_, space_);
   }
+
+  void DrawTokens() {
+    for (int32_t first = 0; first < plan_.size(); first += kMaxLogitsRows) {
+      const int32_t n = std::min(kMaxLogitsRows, plan_.size() - first);
+      SampleParams sample;
+      sample.rows = plan_.rows().subspan(first, n);
+      sample.out = &plan_.outputs()[first];
+      sample.drawn = drawn() + first;
+      sample.logits = Logits(first, n);
+      backend_.Sample(sample);
+    }
+  }
+
+  // Of the input's logits rows first .. first + n - 1; n <= kMaxLogitsRows.
+  Tensor Logits(int32_t first, int32_t n) {
+    return model_.Logits(backend_, input_, input_.logits_rows() + first, n, space_);
+  }
+
+  int32_t* drawn() const { return static_cast<int32_t*>(drawn_.data()); }
 
   Backend& backend_;
   DecoderModel model_;
   KvCache cache_;
   StepInput input_;
   Workspace space_;
-  DeviceBuffer logits_rows_;  // [kMaxLogitsRows] token rows of the chunk
+  DeviceBuffer drawn_;  // [rows of the plan] the ids that the last step drew
   RunnerLimits limits_;
   SamplePlan plan_;
+  DrawnTokens known_;
 };
 
 }  // namespace
@@ -191,27 +238,26 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
   cache_options.max_context = options.max_context > 0 ? options.max_context : config.context_length;
   // The cheap refusals first: reading the weights may take a minute.
   NIBBLE_RETURN_IF_ERROR(CheckConfig(config, cache_options.max_context));
-  NIBBLE_RETURN_IF_ERROR(CheckDevice(backend, config, weights, options, cache_options.max_context));
-  NIBBLE_ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend, config, cache_options));
-
   RunnerLimits limits;
   limits.vocab_size = config.vocab_size;
   limits.max_context = cache_options.max_context;
-  limits.block_size = cache.block_size();
-  limits.num_blocks = cache.num_blocks();
+  limits.block_size = options.block_size;
   limits.max_batch_tokens = options.max_batch_tokens;
   limits.max_sequences = options.max_sequences;
+  NIBBLE_RETURN_IF_ERROR(CheckDevice(backend, config, weights, options, limits));
+  NIBBLE_ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend, config, cache_options));
+  limits.num_blocks = cache.num_blocks();
   NIBBLE_ASSIGN_OR_RETURN(StepInput input, StepInput::Create(backend, limits));
   NIBBLE_ASSIGN_OR_RETURN(Workspace space,
                           Workspace::Create(backend, config, limits.max_batch_tokens,
                                             std::min(kMaxLogitsRows, limits.max_batch_tokens)));
-  NIBBLE_ASSIGN_OR_RETURN(DeviceBuffer logits_rows,
-                          backend.Allocate(kMaxLogitsRows * int64_t{sizeof(int32_t)}, "row ids"));
+  NIBBLE_ASSIGN_OR_RETURN(DeviceBuffer drawn,
+                          backend.Allocate(DrawnBytes(limits), "the drawn tokens"));
   const LoadOptions load{.progress = std::move(progress), .packed_cache = options.packed_cache};
   NIBBLE_ASSIGN_OR_RETURN(DecoderModel model,
                           DecoderModel::Load(backend, config, weights, limits.max_context, load));
   return std::make_unique<DecoderRunner>(backend, std::move(model), std::move(cache),
-                                         std::move(input), std::move(space), std::move(logits_rows),
+                                         std::move(input), std::move(space), std::move(drawn),
                                          limits);
 }
 

@@ -22,7 +22,7 @@ SamplePlan::SamplePlan(const RunnerLimits& limits)
   outputs_.reserve(most);
 }
 
-void SamplePlan::Fill(const Batch& batch) {
+void SamplePlan::Fill(const Batch& batch, int32_t rows_at_once) {
   rows_.clear();
   token_rows_.clear();
   sequences_.clear();
@@ -34,6 +34,7 @@ void SamplePlan::Fill(const Batch& batch) {
     first_token += row.num_scheduled;
     if (row.sample) AddDraw(row, sequence, first_token - 1);
   }
+  for (int32_t i = 0; i < size(); ++i) rows_[i].logits_row = i % rows_at_once;
   outputs_.clear();
   outputs_.resize(rows_.size());
 }
@@ -97,11 +98,6 @@ void SamplePlan::Add(const SampleRow& row, int32_t sequence, int32_t token_row) 
   rows_.push_back(row);
   token_rows_.push_back(token_row);
   sequences_.push_back(sequence);
-}
-
-absl::Span<const SampleRow> SamplePlan::Chunk(int32_t first, int32_t n) {
-  for (int32_t i = 0; i < n; ++i) rows_[first + i].logits_row = i;
-  return absl::MakeConstSpan(rows_).subspan(first, n);
 }
 
 void SamplePlan::Deliver(StepResult* result) {

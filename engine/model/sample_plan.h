@@ -17,14 +17,17 @@ class SamplePlan {
  public:
   explicit SamplePlan(const RunnerLimits& limits);
 
-  // Replaces the plan. Spans in the rows point into `batch` and into the plan until the next Fill.
-  void Fill(const Batch& batch);
+  // Replaces the plan, for rows_at_once rows of logits at a time (SampleRow::logits_row counts
+  // anew from each). Spans in the rows point into `batch` and into the plan until the next Fill;
+  // rows and outputs themselves lie where they lay before.
+  void Fill(const Batch& batch, int32_t rows_at_once);
 
   int32_t size() const { return static_cast<int32_t>(rows_.size()); }
-  // Rows first .. first + n - 1, their logits_row counted from `first`.
-  absl::Span<const SampleRow> Chunk(int32_t first, int32_t n);
-  SampledToken* Output(int32_t first) { return &outputs_[first]; }
-  const int32_t* TokenRows(int32_t first) const { return &token_rows_[first]; }  // (host)
+  absl::Span<const SampleRow> rows() const { return rows_; }
+  absl::Span<const int32_t> token_rows() const { return token_rows_; }
+  int32_t sequence(int32_t row) const { return sequences_[row]; }  // the batch row it is for
+  absl::Span<SampledToken> outputs() { return absl::MakeSpan(outputs_); }
+  absl::Span<const SampledToken> outputs() const { return outputs_; }
 
   // Moves the outputs to the batch rows they are for.
   void Deliver(StepResult* result);

@@ -108,6 +108,7 @@ class GgufSource final : public WeightSource {
     report.canonical = CanonicalName(*form);
     report.canonical_bytes = CanonicalBytes(*form, tensor.num_elements);
     report.converted = form->wider;
+    report.form = form;
     return report;
   }
 

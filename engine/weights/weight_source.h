@@ -5,12 +5,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/weights/canonical.h"
 #include "engine/weights/gguf_file.h"
 #include "engine/weights/source_identity.h"
 #include "kernels/quant/matrix.h"
@@ -22,9 +24,10 @@ struct TensorReport {
   std::string file_type;       // "Q6_K"
   std::vector<int64_t> shape;  // [out, in]
   int64_t file_bytes = 0;
-  std::string canonical;        // "int8 g16", "" when unreadable
-  int64_t canonical_bytes = 0;  // as a backend will hold it, scales as f16 where exact
-  bool converted = false;       // wider than in the file: no kernel of its own
+  std::string canonical;              // "int8 g16", "" when unreadable
+  int64_t canonical_bytes = 0;        // as a backend will hold it, scales as f16 where exact
+  bool converted = false;             // wider than in the file: no kernel of its own
+  std::optional<CanonicalForm> form;  // of a matrix
 };
 
 struct RowRange {

@@ -212,6 +212,7 @@ class CpuBackend : public Backend {
                                row, sample_scratch_[slot], &params.out[i])) {
           broken.store(row.logits_row, std::memory_order_relaxed);
         }
+        if (params.drawn != nullptr) params.drawn[i] = params.out[i].id;
       }
     };
     if (params.rows.size() == 1) {

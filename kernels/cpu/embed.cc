@@ -21,8 +21,9 @@ void EmbedCpu(ThreadPool& pool, const EmbedParams& params) {
     const auto first = static_cast<int32_t>(static_cast<int64_t>(rows) * part / parts);
     const auto last = static_cast<int32_t>(static_cast<int64_t>(rows) * (part + 1) / parts);
     for (int32_t r = first; r < last; ++r) {
-      NIBBLE_CHECK(params.ids[r] >= 0 && params.ids[r] < table.rows());
-      table.DequantizeRow(params.ids[r], params.out.f32_row(r));
+      const int32_t id = params.ids[r] >= 0 ? params.ids[r] : params.drawn[-1 - params.ids[r]];
+      NIBBLE_CHECK(id >= 0 && id < table.rows());
+      table.DequantizeRow(id, params.out.f32_row(r));
     }
   });
 }

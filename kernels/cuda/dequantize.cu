@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(kThreads) Dequantize(const DequantizeCall p) {
   const int32_t r = static_cast<int32_t>(blockIdx.x);
   const int32_t col = static_cast<int32_t>(blockIdx.y * kThreads + threadIdx.x) * kLaneCols;
   if (col >= p.matrix.cols) return;
-  const int32_t row = p.ids != nullptr ? p.ids[r] : p.first + r;
+  int32_t row = p.ids != nullptr ? p.ids[r] : p.first + r;
+  if (row < 0) row = p.drawn[-1 - row];
   float v[kLaneCols];
   Load<kStorage>(p.matrix, row, col, v);
   const uint4 packed = {Half::Pack(v[0], v[1]), Half::Pack(v[2], v[3]), Half::Pack(v[4], v[5]),

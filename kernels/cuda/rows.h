@@ -16,11 +16,13 @@
 
 namespace nibble::cuda {
 
-// out[r] = row ids[r] of the matrix, or first + r without ids; rounded once from f32.
+// out[r] = row ids[r] of the matrix, or first + r without ids; rounded once from f32. An id below 0
+// stands for drawn[-1 - ids[r]].
 // REQUIRES rows within the matrix; 16-byte aligned out, out_stride a multiple of 8.
 struct DequantizeCall {
   StoredMatrix matrix;
   const int32_t* ids = nullptr;  // [rows]
+  const int32_t* drawn = nullptr;
   int32_t first = 0;
   int32_t rows = 0;
   DType dtype = DType::kBf16;  // of out; or kF16

@@ -87,6 +87,7 @@ absl::Status Device::Prepare() {
       error = cudaEventCreateWithFlags(&staging.done, cudaEventDisableTiming);
     }
   }
+  if (error == cudaSuccess) error = cudaMallocHost(&results_, kResultBytes);
   if (error == cudaSuccess) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(name(), " (", properties_.name,
                                           ") does not start: ", cudaGetErrorString(error)));
@@ -99,6 +100,7 @@ Device::~Device() {
     if (staging.done != nullptr) cudaEventDestroy(staging.done);
     if (staging.host != nullptr) cudaFreeHost(staging.host);
   }
+  if (results_ != nullptr) cudaFreeHost(results_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -161,6 +163,20 @@ void Device::Download(void* host, const void* device, int64_t size_bytes) {
   KeepLocked(cudaStreamSynchronize(stream_), "copy to host");
 }
 
+const uint8_t* Device::StartDownload(const void* device, int64_t size_bytes) {
+  NIBBLE_CHECK(size_bytes <= kResultBytes);
+  Keep(cudaMemcpyAsync(results_, device, static_cast<size_t>(size_bytes), cudaMemcpyDeviceToHost,
+                       stream_),
+       "copy to host");
+  return static_cast<const uint8_t*>(results_);
+}
+
+void Device::CopyOnDevice(void* to, const void* from, int64_t size_bytes) {
+  Keep(
+      cudaMemcpyAsync(to, from, static_cast<size_t>(size_bytes), cudaMemcpyDeviceToDevice, stream_),
+      "copy on device");
+}
+
 std::unique_ptr<Graph> Device::Capture(absl::FunctionRef<void()> work) {
   // Relaxed would let this thread allocate meanwhile; nothing here should.
   cudaError_t error = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
@@ -200,6 +216,8 @@ bool Device::faulted() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return !fault_.empty();
 }
+
+void Device::Wait() { Keep(cudaStreamSynchronize(stream_), "a kernel of this step"); }
 
 absl::Status Device::Synchronize() {
   const std::lock_guard<std::mutex> lock(mutex_);

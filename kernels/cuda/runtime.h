@@ -49,6 +49,9 @@ class Graph {
 
 class Device {
  public:
+  static constexpr int64_t kStagingBytes = 1 << 20;   // of an upload that does not wait
+  static constexpr int64_t kResultBytes = 256 << 10;  // of a download that does not
+
   // Errors of FindDevice; INTERNAL when the device is there but gives no stream.
   static absl::StatusOr<std::unique_ptr<Device>> Open(int32_t ordinal);
   Device(const Device&) = delete;
@@ -72,6 +75,11 @@ class Device {
   void Upload(void* device, const void* host, int64_t size_bytes);
   // Waits for the stream.
   void Download(void* host, const void* device, int64_t size_bytes);
+  // Does not wait: the bytes are there after the next Synchronize or Wait, until the next call of
+  // this. REQUIRES at most kResultBytes.
+  const uint8_t* StartDownload(const void* device, int64_t size_bytes);
+  // From one place on the device to another; may be captured.
+  void CopyOnDevice(void* to, const void* from, int64_t size_bytes);
 
   // What `work` gives to the stream, recorded instead of done; null (and a kept fault) when it did
   // what a capture may not contain.
@@ -82,11 +90,12 @@ class Device {
   void Keep(cudaError_t error, absl::string_view op);
   void KeepFault(std::string fault);
   bool faulted();
+  // Waits for the stream; what went wrong is kept.
+  void Wait();
   // Waits for the stream; INTERNAL with the first fault since the last call.
   absl::Status Synchronize();
 
  private:
-  static constexpr int64_t kStagingBytes = 1 << 20;
   static constexpr int kStagings = 4;  // uploads on their way at once
   struct Staging {
     void* host = nullptr;  // pinned, so that the copy is asynchronous
@@ -103,6 +112,7 @@ class Device {
   std::mutex mutex_;
   Staging stagings_[kStagings];  // guarded
   int next_staging_ = 0;         // guarded
+  void* results_ = nullptr;      // pinned, kResultBytes
   std::string fault_;            // guarded
 };
 

@@ -93,7 +93,10 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleCall p) {
       id = Draw(row, FindCut(row, settings), settings.seed, settings.counter);
     }
   }
-  if (threadIdx.x == 0) p.drawn[blockIdx.x] = {id, 0};
+  if (threadIdx.x == 0) {
+    p.drawn[blockIdx.x] = {id, 0};
+    if (p.drawn_ids != nullptr) p.drawn_ids[blockIdx.x] = id < 0 ? 0 : id;
+  }
   if (id < 0 || settings.num_logprobs < 0) return;
   if (!Score(p, settings, untouched, id) && threadIdx.x == 0) p.drawn[blockIdx.x] = {-1, 0};
 }

@@ -72,6 +72,7 @@ struct SampleCall {
   const int32_t* ids = nullptr;   // of allowed and forbidden
   float* adjusted = nullptr;      // [rows, vocab_size] scratch, null where no row is adjusted
   DrawnToken* drawn = nullptr;    // [rows]
+  int32_t* drawn_ids = nullptr;   // [rows], or null: the ids once more, 0 in place of -1
   LikelyToken* likely = nullptr;  // [rows, max_logprobs], most likely first, lowest id on ties
   int32_t max_logprobs = 0;
 };

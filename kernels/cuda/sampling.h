@@ -11,6 +11,9 @@
 
 namespace nibble::cuda {
 
+// The fault of a row that nothing can be drawn from.
+void KeepUndrawable(Device& device, const SampleRow& row);
+
 // Keeps its host buffers from step to step.
 class Sampler {
  public:
@@ -24,7 +27,7 @@ class Sampler {
  private:
   void RunRows(Device& device, Workspace& workspace, const SampleParams& params);
 
-  std::vector<uint8_t> staged_;  // settings and lists of a launch
+  std::vector<uint8_t> staged_, lists_;  // of a launch
   std::vector<uint8_t> results_;
 };
 

@@ -25,6 +25,7 @@ class Workspace {
 
   // Everything handed out before is free again.
   void Reset() { used_ = kCounterBytes; }
+  int64_t size_bytes() const { return size_bytes_; }
   int64_t left_bytes() const { return size_bytes_ - used_; }
 
   // REQUIRES room: load has checked what ops need (linear.h, CheckAttention of the backend).

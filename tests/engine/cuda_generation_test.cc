@@ -3,53 +3,24 @@
 // what the CPU backend writes with f32 activations. And the contract that company changes no bit.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "emulator/gpu.h"
 #include "engine/engine.h"
 #include "engine/model/device_runner.h"
 #include "engine/model_file.h"
-#include "engine/quantize/gguf_quantizer.h"
-#include "engine/quantize/source_tensors.h"
 #include "tests/engine/fakes/recording_sink.h"
+#include "tests/engine/quantized_file.h"
 
 namespace nibble {
 namespace {
-
-constexpr char kModel[] = NIBBLE_TEST_DATA "/tiny/tiny-f16.gguf";
-
-// The model as a mix of llama.cpp's types, in a file that goes with the process.
-class QuantizedFile {
- public:
-  explicit QuantizedFile(const std::string& mix)
-      : path_(std::filesystem::temp_directory_path() /
-              absl::StrCat("nibble-cuda-", getpid(), "-", mix, ".gguf")) {
-    const GgufFile file = GgufFile::Open(kModel).value();
-    RecipeOptions recipe;
-    recipe.mix = ParseMix(mix).value();
-    QuantizeOptions options;
-    options.mix = recipe.mix;
-    options.output = path_;
-    options.keys = GgufKeys::CopyOf(file);
-    const std::unique_ptr<SourceTensors> source = MakeSourceTensors(file);
-    EXPECT_TRUE(QuantizeGguf(*source, PlanTypes(*source, recipe).value(), options).ok());
-  }
-  ~QuantizedFile() { std::filesystem::remove(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 struct Device {
   std::unique_ptr<Backend> backend;
@@ -286,7 +257,7 @@ TEST_P(CudaBatchInvarianceTest, CompanyChunksAndGraphsChangeNoBit) {
 INSTANTIATE_TEST_SUITE_P(Each, CudaBatchInvarianceTest, testing::Values(DType::kF16, DType::kI8));
 
 TEST(CudaLoadTest, RefusesWhatItHasNoKernelFor) {
-  const std::unique_ptr<ModelFile> file = ModelFile::Open(kModel).value();
+  const std::unique_ptr<ModelFile> file = ModelFile::Open(kTinyModel).value();
   const ModelConfig config = file->Config().value();
   const std::unique_ptr<WeightSource> source = file->Source(config);
   const Device device = EmulatedCuda(DType::kF16, DType::kF16);

@@ -276,6 +276,7 @@ class FolderSource final : public HfSource {
     report.canonical = CanonicalName(entry.matrix->form());
     report.canonical_bytes = entry.matrix->canonical_bytes();
     report.converted = entry.matrix->form().wider;
+    report.form = entry.matrix->form();
     return report;
   }
 

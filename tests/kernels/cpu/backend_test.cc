@@ -119,5 +119,39 @@ TEST(BackendTest, PacksAndMultipliesAWeight) {
   EXPECT_EQ(x[0], 5.0f);
 }
 
+TEST(BackendTest, AnIdBelowZeroIsATokenThatWasDrawn) {
+  auto backend = MakeBackend(CpuIsa::kAuto, 1);
+  quant::Matrix matrix;
+  matrix.format = quant::Format::kF32;
+  matrix.rows = 3;
+  matrix.cols = 32;
+  std::vector<float> values(96);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i / 32);
+  matrix.codes.resize(384);
+  std::memcpy(matrix.codes.data(), values.data(), 384);
+  const auto table = backend->Pack(matrix).value();
+  std::vector<float> logits = {0, 0, 9, 0, 9, 0}, out(64);
+  std::vector<SampleRow> rows(2);
+  rows[1].logits_row = 1;
+  std::vector<SampledToken> tokens(2);
+  std::vector<int32_t> drawn(2);
+  SampleParams sample;
+  sample.logits = RowsOf(logits, 2, 3);
+  sample.rows = rows;
+  sample.out = tokens.data();
+  sample.drawn = drawn.data();
+  backend->Sample(sample);
+  EXPECT_THAT(drawn, testing::ElementsAre(2, 1));
+  const std::vector<int32_t> ids = {-2, -1};
+  EmbedParams embed;
+  embed.table = table.get();
+  embed.ids = ids.data();
+  embed.drawn = drawn.data();
+  embed.out = RowsOf(out, 2, 32);
+  backend->Embed(embed);
+  EXPECT_EQ(out[0], 1.0f);
+  EXPECT_EQ(out[32], 2.0f);
+}
+
 }  // namespace
 }  // namespace nibble

@@ -361,7 +361,7 @@ TEST(CudaBackendTest, WhatDoesNotFitIsToldWithItsSums) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("weights 3221225472 + KV cache 2147483648 + activations 12345 + graphs "));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("held: workspace 4194304"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("held: steps 1310720, workspace 4194304"));
   plan.weights = 1 << 20;
   plan.kv_cache = 1 << 20;
   EXPECT_TRUE(backend->CheckPlan(plan).ok());

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "emulator/gpu.h"
@@ -57,6 +58,20 @@ TEST_F(DeviceTest, CopiesWhatTheHostHeldWhenItWasAsked) {
   }
   const std::vector<int32_t> large(1 << 19, 7);  // past the stagings
   EXPECT_EQ(Read(Ints(large), large.size()), large);
+  EXPECT_TRUE(device_->Synchronize().ok());
+}
+
+TEST_F(DeviceTest, ADownloadThatDoesNotWaitIsThereAfterTheWait) {
+  int32_t* const from = Ints({1, 2, 3, 4});
+  int32_t* const to = Ints({0, 0, 0, 0});
+  TheGpu().ResetCounts();
+  device_->CopyOnDevice(to, from, 16);
+  const uint8_t* const arriving = device_->StartDownload(to, 16);
+  device_->Wait();
+  EXPECT_EQ(std::memcmp(arriving, Read(from, 4).data(), 16), 0);
+  EXPECT_EQ(TheGpu().counts().copies_on_device, 1u);
+  EXPECT_EQ(TheGpu().counts().copies_to_host, 2u);
+  EXPECT_EQ(TheGpu().counts().copies_to_device, 0u);
   EXPECT_TRUE(device_->Synchronize().ok());
 }
 

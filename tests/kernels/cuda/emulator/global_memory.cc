@@ -37,6 +37,7 @@ GlobalMemory::~GlobalMemory() {
 void* GlobalMemory::Allocate(size_t bytes) {
   const size_t pages = RoundUp(std::max<size_t>(bytes, 1), kPage);
   if (pages > kHeapBytes || used_ + pages + kPage > kHeapBytes) return nullptr;
+  if (bytes > free_bytes()) return nullptr;
   uint8_t* base = heap_ + used_;
   used_ += pages + kPage;  // the page after it stays without access
   if (mprotect(base, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;
@@ -45,6 +46,7 @@ void* GlobalMemory::Allocate(size_t bytes) {
       RoundUp(std::max<size_t>(bytes, 1), kAlignment);  // as near to that page as can be
   std::memset(begin, 0xFF, bytes);
   live_[reinterpret_cast<uintptr_t>(begin)] = bytes;
+  live_bytes_ += bytes;
   return begin;
 }
 
@@ -56,6 +58,7 @@ bool GlobalMemory::Free(void* pointer) {
   madvise(reinterpret_cast<void*>(page), found->first + found->second - page, MADV_DONTNEED);
   std::memset(epochs_ + (found->first - reinterpret_cast<uintptr_t>(heap_)), 0,
               found->second * sizeof(uint32_t));
+  live_bytes_ -= found->second;
   live_.erase(found);
   last_begin_ = 1;
   last_end_ = 0;

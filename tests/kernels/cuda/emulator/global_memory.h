@@ -7,6 +7,7 @@
 // races of threads of one block through global memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -24,8 +25,14 @@ class GlobalMemory {
   // freed ones included.
   void* Allocate(size_t bytes);
   static constexpr size_t kHeapBytes = size_t{4} << 30;
-  size_t free_bytes() const { return kHeapBytes - used_; }
-  bool Free(void* pointer);  // false: not the start of a live allocation
+  // Of a device with this much memory, which only what is live takes; 0 lifts the limit.
+  void SetLimit(size_t bytes) { limit_ = bytes; }
+  size_t total_bytes() const { return limit_ == 0 ? kHeapBytes : limit_; }
+  size_t free_bytes() const {
+    return limit_ == 0 ? kHeapBytes - used_ : limit_ - std::min(limit_, live_bytes_);
+  }
+  size_t live_bytes() const { return live_bytes_; }  // as they were asked for
+  bool Free(void* pointer);                          // false: not the start of a live allocation
   bool Owns(const void* pointer) const;
   bool IsLive(const void* pointer, size_t bytes) const;
   // Bytes that the host, or an atomic, wrote: every block sees them.
@@ -48,7 +55,8 @@ class GlobalMemory {
 
   uint8_t* heap_ = nullptr;
   uint32_t* epochs_ = nullptr;  // of each byte of the heap
-  size_t used_ = 0;
+  size_t used_ = 0, live_bytes_ = 0;
+  size_t limit_ = 0;
   std::map<uintptr_t, size_t> live_;
   mutable uintptr_t last_begin_ = 1, last_end_ = 0;  // the allocation found last
 

@@ -29,6 +29,7 @@ cudaError_t Gpu::Launch(const KernelLaunch& launch) {
     capture_->work.push_back([this, launch] { return RunNow(launch); });
     return cudaSuccess;
   }
+  ++counts_.host_launches;
   return RunNow(launch);
 }
 

@@ -45,8 +45,16 @@ cudaError_t OutsideCapture() {
   return cudaErrorStreamCaptureUnsupported;
 }
 
-cudaError_t CopyNow(void* to, const void* from, size_t bytes) {
+cudaError_t CopyNow(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   if (!IsUsable(to, bytes) || !IsUsable(from, bytes)) return cudaErrorInvalidValue;
+  const bool to_device = kind != cudaMemcpyDeviceToHost,
+             on_device = kind == cudaMemcpyDeviceToDevice;
+  if (TheGpu().memory().Owns(to) != to_device) return cudaErrorInvalidMemcpyDirection;
+  if (TheGpu().memory().Owns(from) == (kind == cudaMemcpyHostToDevice))
+    return cudaErrorInvalidMemcpyDirection;
+  nibble::emulator::Counts& counts = TheGpu().counts();
+  ++(on_device ? counts.copies_on_device
+               : (to_device ? counts.copies_to_device : counts.copies_to_host));
   std::memcpy(to, from, bytes);
   MarkIfDevice(to, bytes);
   return cudaSuccess;
@@ -84,7 +92,7 @@ cudaError_t cudaDriverGetVersion(int* version) {
 
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   *free_bytes = TheGpu().memory().free_bytes();
-  *total_bytes = GlobalMemory::kHeapBytes;
+  *total_bytes = TheGpu().memory().total_bytes();
   return TheGpu().error();
 }
 
@@ -112,14 +120,14 @@ cudaError_t cudaFreeHost(void* pointer) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t) {
-  return TheGpu().Do([=] { return CopyNow(to, from, bytes); });
+  return TheGpu().Do([=] { return CopyNow(to, from, bytes, kind); });
 }
 
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   if (const cudaError_t error = OutsideCapture(); error != cudaSuccess) return error;
-  return CopyNow(to, from, bytes);
+  return CopyNow(to, from, bytes, kind);
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
@@ -196,6 +204,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+  ++TheGpu().counts().graph_launches;
   for (const auto& work : exec->recorded.work) {
     if (const cudaError_t error = TheGpu().Do(work); error != cudaSuccess) return error;
   }
@@ -224,6 +233,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid argument";
     case cudaErrorMemoryAllocation:
       return "out of memory";
+    case cudaErrorInvalidMemcpyDirection:
+      return "invalid copy direction for memcpy";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
     case cudaErrorLaunchFailure:
