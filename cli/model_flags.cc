@@ -106,6 +106,10 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
                            {{"auto", CpuNuma::kAuto}, {"off", CpuNuma::kOff}},
                            "auto: on a machine with several NUMA nodes, keep threads on nodes and "
                            "spread weights and cache over them; off: leave it to the system");
+  flags.Add(
+      "--cuda-dependent-launches", model.cuda_dependent_launches,
+      "On devices of compute capability 9.0: kernels of 4-bit weights start before the kernels "
+      "before them end, to fetch their first weights. Has never run on a GPU yet");
 }
 
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {

@@ -19,6 +19,7 @@ struct ModelFlags {
   std::string model;           // path of a GGUF file
   std::string device = "cpu";  // as ParseDevice takes it
   CpuOptions cpu;
+  bool cuda_dependent_launches = false;
   RunnerOptions runner;
   int64_t kv_cache_mib = 256;
   std::string packed_cache = "off";  // or "auto", a file, a directory
@@ -56,7 +57,8 @@ absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);   // --model
 void AddDeviceFlag(Flags& flags, ModelFlags& model);  // --device
-// It, --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
+// It, --threads, --packed-cache, --share-weights, --numa, --cuda-dependent-launches and those of
+// AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");

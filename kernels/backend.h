@@ -207,6 +207,9 @@ struct CudaOptions {
   // dequantized.
   int64_t workspace_bytes = int64_t{128} << 20;
   bool graphs = true;  // steps of decode rows only are captured and launched as a whole
+  // Kernels of 4-bit weights start before the kernels before them end, to fetch their first weights (programmatic
+  // dependent launch, compute capability 9.0; nothing on others). Off until a GPU has shown that it is right and pays.
+  bool dependent_launches = false;
 };
 
 // OK when CreateCudaBackend would find a device to use. FAILED_PRECONDITION says why not: this program was built

@@ -37,6 +37,7 @@ class CudaBackend : public Backend {
       : options_(options), device_(std::move(device)), gemm_(std::move(gemm)), memory_(*device_) {}
 
   absl::Status Prepare() {
+    device_->AllowDependentLaunches(options_.dependent_launches);
     absl::StatusOr<DeviceBuffer> memory = Allocate(options_.workspace_bytes, "workspace");
     if (!memory.ok()) return memory.status();
     workspace_memory_ = *std::move(memory);
@@ -58,8 +59,9 @@ class CudaBackend : public Backend {
     info.isa = absl::StrCat("sm_", found.major, found.minor);
     info.why = absl::StrCat(found.name, ", compute capability ", found.major, ".", found.minor,
                             ", ", found.multiprocessors, " multiprocessors, ", gemm_->name(), ", ",
-                            options_.activations == DType::kBf16 ? "bf16" : "f16",
-                            " activations; never run on a GPU yet");
+                            options_.activations == DType::kBf16 ? "bf16" : "f16", " activations",
+                            device_->dependent_launches() ? ", dependent launches" : "",
+                            "; never run on a GPU yet");
     info.num_threads = static_cast<int32_t>(
         std::clamp<unsigned>(std::thread::hardware_concurrency(), 1, kMaxHostThreads));
     info.memory_bytes = found.memory_bytes;

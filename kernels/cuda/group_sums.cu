@@ -17,6 +17,7 @@ struct Params {
 // A block a row. Lanes sum their 8 columns in ascending order, then pairwise with their neighbours.
 template <class Half>
 __global__ void __launch_bounds__(kThreads) GroupSums(const Params p) {
+  ptx::LaunchDependents();
   const int row = blockIdx.x;
   const uint16_t* x = p.x + static_cast<int64_t>(row) * p.x_stride;
   for (int begin = 0; begin < p.padded_cols; begin += kThreads * kLaneCols) {

@@ -11,6 +11,9 @@ struct LaunchShape {
   dim3 block;
   size_t shared_bytes = 0;  // dynamic; above 48 KB the kernel's limit is raised first
   cudaStream_t stream = nullptr;
+  // May start while the launches before it still run (sm_90), up to ptx::WaitForLaunches. REQUIRES
+  // a kernel in which every thread calls that.
+  bool dependent = false;
 };
 
 // Asynchronous; the error is the launch's, never the kernel's.
@@ -31,11 +34,16 @@ cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.dependent ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 #else
-  return emulator::Launch({shape.grid, shape.block, shape.shared_bytes,
-                           reinterpret_cast<const void*>(kernel),
-                           [kernel, arguments...] { kernel(Parameters(arguments)...); }});
+  return emulator::Launch(
+      {shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
+       [kernel, arguments...] { kernel(Parameters(arguments)...); }, shape.dependent});
 #endif
 }
 

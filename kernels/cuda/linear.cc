@@ -145,6 +145,7 @@ class Pass {
     call.rows = x_.rows;
     call.bias = to.bias;
     call.accumulate = to.accumulate;
+    call.early_weights = device_.dependent_launches();
     if (W4Splits(weight.w4) > 1) call.workspace = w4_results_ - W4CounterBytes(weight.w4, x_.rows);
     if (weight.w4.offsets) {
       auto* sums = static_cast<float*>(workspace_.Take(int64_t{W4GroupSumsGroups(weight.w4)} *

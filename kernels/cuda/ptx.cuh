@@ -108,6 +108,24 @@ NIBBLE_PTX uint32_t AtomicAdd(uint32_t* counter, uint32_t value) {
   return old;
 }
 
+// --- programmatic dependent launch (sm_90; devices before it start such a launch like any other)
+
+// Until the launches before this one are done and what they wrote is seen. Every thread of a kernel
+// with LaunchShape::dependent calls it, and reads nothing before it that a kernel wrote.
+NIBBLE_PTX void WaitForLaunches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// From here on the next launch may start, if it is a dependent one: once all blocks of this launch
+// have come here or have exited. It says nothing of what this one has written.
+NIBBLE_PTX void LaunchDependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // --- matrices
 
 // Four 8 x 8 matrices of 16-bit values: lane l passes the address of row l % 8 of matrix l / 8

@@ -62,6 +62,11 @@ class Device {
   int64_t free_bytes();
   cudaStream_t stream() const { return stream_; }
 
+  // Whether kernels that can may start before those before them end (launch.cuh). False below
+  // compute capability 9.0, whatever was asked for.
+  void AllowDependentLaunches(bool allow) { dependent_launches_ = allow && properties_.major >= 9; }
+  bool dependent_launches() const { return dependent_launches_; }
+
   // For the calling thread, which has one current device in the runtime. Upload and Download do it
   // as well.
   void MakeCurrent() { Keep(cudaSetDevice(properties_.ordinal), "step"); }
@@ -109,6 +114,7 @@ class Device {
 
   const DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
+  bool dependent_launches_ = false;
   std::mutex mutex_;
   Staging stagings_[kStagings];  // guarded
   int next_staging_ = 0;         // guarded

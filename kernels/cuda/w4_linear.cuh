@@ -40,7 +40,7 @@ struct Params {
   uint32_t* counters;  // of each tile of y
   int32_t x_stride, y_stride, rows, sums_stride;
   int32_t w_rows, w_cols, group, splits;
-  bool accumulate;
+  bool accumulate, early_weights;
   int32_t tile_bytes, scale_bytes, stage_bytes;
   uint32_t minus_base;   // -(Half::kCodeBase + zero), twice
   uint32_t table[2][4];  // the low bytes of the 16 entries, and the high ones
@@ -53,14 +53,19 @@ __device__ __forceinline__ uint32_t XChunk(int row, int chunk) {
   return static_cast<uint32_t>(row * kXBytes + ((chunk ^ (row % 8)) * 16));
 }
 
-template <class V>
-__device__ __forceinline__ void LoadStage(const Params& p, uint32_t stage, int first_row,
-                                          int col_tile) {
+__device__ __forceinline__ void LoadWeights(const Params& p, uint32_t stage, int col_tile) {
   const int thread = threadIdx.x, col_tiles = (p.w_cols + kW4TileCols - 1) / kW4TileCols;
   const int64_t tile = static_cast<int64_t>(blockIdx.x) * col_tiles + col_tile;
   const uint8_t* weights = p.weights + tile * p.tile_bytes;
   for (int at = thread * 16; at < p.tile_bytes; at += kThreads * 16)
     ptx::CopyAsync16(stage + at, weights + at);
+}
+
+// What the kernels before this one wrote: rows of x and their sums.
+template <class V>
+__device__ __forceinline__ void LoadActivations(const Params& p, uint32_t stage, int first_row,
+                                                int col_tile) {
+  const int thread = threadIdx.x;
   const uint32_t x_stage = stage + p.tile_bytes;
 #pragma unroll
   for (int i = 0; i < V::kTiles; ++i) {
@@ -82,6 +87,37 @@ __device__ __forceinline__ void LoadStage(const Params& p, uint32_t stage, int f
                        left < 0 ? 0 : (left < 16 ? left : 16));
     }
   }
+}
+
+template <class V>
+__device__ __forceinline__ void LoadStage(const Params& p, uint32_t stage, int first_row,
+                                          int col_tile) {
+  LoadWeights(p, stage, col_tile);
+  LoadActivations<V>(p, stage, first_row, col_tile);
+}
+
+// The first stages, of tiles begin .. end - 1, a group of copies each. With early weights those
+// come before the wait for the kernels that write x, all in the first group.
+template <class V>
+__device__ __forceinline__ void LoadFirstStages(const Params& p, uint32_t stages, int first_row,
+                                                int begin, int end) {
+  if (p.early_weights) {
+#pragma unroll
+    for (int i = 0; i < V::kStages - 1; ++i) {
+      if (begin + i < end) LoadWeights(p, stages + i * p.stage_bytes, begin + i);
+    }
+    ptx::WaitForLaunches();
+  }
+#pragma unroll
+  for (int i = 0; i < V::kStages - 1; ++i) {
+    const uint32_t stage = stages + i * p.stage_bytes;
+    if (begin + i < end) {
+      if (!p.early_weights) LoadWeights(p, stage, begin + i);
+      LoadActivations<V>(p, stage, first_row, begin + i);
+    }
+    ptx::CommitCopies();
+  }
+  ptx::LaunchDependents();
 }
 
 // The scales (or offsets) of this lane's rows g and g + 8, from a tile's values in shared memory.
@@ -285,11 +321,7 @@ __global__ void __launch_bounds__(kThreads, V::kBlocks) W4Kernel(const Params p)
   const int begin = static_cast<int>(blockIdx.z) * col_tiles / p.splits;
   const int end = (static_cast<int>(blockIdx.z) + 1) * col_tiles / p.splits;
   Sums<V> part = {}, all = {};
-#pragma unroll
-  for (int i = 0; i < V::kStages - 1; ++i) {
-    if (begin + i < end) LoadStage<V>(p, stages + i * p.stage_bytes, first_row, begin + i);
-    ptx::CommitCopies();
-  }
+  LoadFirstStages<V>(p, stages, first_row, begin, end);
   for (int tile = begin, stage = 0; tile < end; ++tile) {
     ptx::WaitCopies<V::kStages - 2>();
     ptx::SyncThreads();  // everyone's copies are there, and nobody reads the stage that is filled
@@ -340,6 +372,7 @@ Params ParamsOf(const W4Linear& call) {
   p.group = layout.group;
   p.splits = W4Splits(layout);
   p.accumulate = call.accumulate;
+  p.early_weights = call.early_weights;
   p.tile_bytes = W4TileBytes(layout);
   p.scale_bytes = W4ScaleBytes(layout);
   FillCodes<Half>(layout, p);
@@ -359,7 +392,7 @@ cudaError_t Start(const W4Linear& call, cudaStream_t stream) {
                                         W4CounterBytes(call.layout, call.rows));
   const int tile_bytes = V::kRows * kSumTileStride * 4, stage_bytes = V::kStages * p.stage_bytes;
   const auto shared = static_cast<size_t>(tile_bytes > stage_bytes ? tile_bytes : stage_bytes);
-  return Launch(W4Kernel<V>, {grid, dim3(kThreads), shared, stream}, p);
+  return Launch(W4Kernel<V>, {grid, dim3(kThreads), shared, stream, call.early_weights}, p);
 }
 
 template <class Half, bool kTable, bool kOffsets, bool kF32Scales>

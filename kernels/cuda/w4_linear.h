@@ -33,6 +33,9 @@ struct W4Linear {
   const float* bias = nullptr;        // [layout.rows] or null
   bool accumulate = false;            // y += instead of y =
   const float* group_sums = nullptr;  // of x, where layout.offsets
+  // Weights are read while the kernels that write x and group_sums may still run (sm_90); the
+  // launch is a dependent one (launch.cuh).
+  bool early_weights = false;
   void* workspace =
       nullptr;  // W4WorkspaceBytes, zeros before the first call; a call leaves them usable
 };

@@ -326,6 +326,39 @@ TEST(CudaBackendTest, AStepThatIsReplayedGivesTheSameBits) {
   EXPECT_EQ(with, without);
 }
 
+// One linear of three 4-bit weights over normalized rows, with dependent launches or without.
+std::vector<float> Dependent(bool allow, int major, emulator::Counts& counts) {
+  emulator::TheGpu().SetMajor(major);
+  CudaOptions options;
+  options.workspace_bytes = int64_t{4} << 20;
+  options.dependent_launches = allow;
+  const auto backend = CreateCudaBackend(options).value();
+  emulator::TheGpu().SetMajor(8);
+  const LinearCase test{"", {kInt4, kOffsets, kLut4}, true, true};
+  emulator::TheGpu().ResetCounts();
+  std::vector<float> y =
+      RunCase(*backend, DType::kF16, test, Floats(DType::kF16, size_t{3} * kInt4.cols, 5), 3);
+  counts = emulator::TheGpu().counts();
+  return y;
+}
+
+TEST(CudaBackendTest, DependentLaunchesFetchWeightsEarlyAndChangeNoBit) {
+  emulator::Counts off, on, too_old;
+  const std::vector<float> expected = Dependent(false, 9, off);
+  EXPECT_EQ(Dependent(true, 9, on), expected);
+  EXPECT_EQ(Dependent(true, 8, too_old), expected);
+  EXPECT_EQ(off.dependent_launches, 0u);
+  EXPECT_EQ(too_old.dependent_launches, 0u) << "compute capability 9.0 is needed";
+  EXPECT_EQ(on.dependent_launches, 3u);
+  // All of the weights: there are fewer tiles than stages. And nothing else.
+  uint64_t weights = 0;
+  const auto backend = MakeCuda(DType::kF16);
+  for (const RandomSpec& spec : {kInt4, kOffsets, kLut4}) {
+    weights += backend->Pack(quant::RandomMatrix(spec, 1)).value()->size_bytes();
+  }
+  EXPECT_EQ(on.early_read_bytes, weights);
+}
+
 TEST(CudaBackendTest, StepsWithPromptsAreNotCaptured) {
   const auto backend = MakeCuda(DType::kF16);
   int bodies = 0;

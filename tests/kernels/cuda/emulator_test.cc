@@ -42,6 +42,8 @@ TEST_P(PlantedFaultTest, IsFoundInEveryOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Each, PlantedFaultTest, testing::ValuesIn(PlantedFaults()),
                          [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Dependent, PlantedFaultTest, testing::ValuesIn(PlantedDependentFaults()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(Emulator, KeepsAFaultUntilItIsTaken) {
   const DeviceArray<float> in(std::vector<float>(kFaultFloats, 0.0f)), out(kFaultFloats);

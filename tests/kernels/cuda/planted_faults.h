@@ -19,5 +19,6 @@ struct PlantedFault {
 // `in` holds kFaultFloats written floats, `out` as many that nobody wrote.
 inline constexpr int kFaultFloats = 1024;
 std::vector<PlantedFault> PlantedFaults();
+std::vector<PlantedFault> PlantedDependentFaults();
 
 }  // namespace nibble::cuda

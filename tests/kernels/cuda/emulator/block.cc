@@ -103,6 +103,7 @@ void Block::ThreadMain() {
   for (const auto& group : me.copies) {
     if (!group.empty()) block.Fail("exits with asynchronous copies that it never waited for");
   }
+  if (!me.waited) block.Fail("exits a dependent launch without waiting for the launches before it");
   if (const Meeting& meeting = block.meetings_[me.warp]; meeting.arrived != 0) {
     block.Fail("exits while lanes of its warp wait in a collective", &meeting.where);
   }
@@ -116,7 +117,7 @@ void Block::ThreadMain() {
 }
 
 std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_bytes,
-                       const std::function<void()>& body, uint32_t seed) {
+                       const std::function<void()>& body, uint32_t seed, bool dependent) {
   grid_dim_ = grid;
   block_dim_ = block;
   block_index_ = block_index;
@@ -134,7 +135,10 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
   threads_.assign(num_threads, {});
   memory_.StartBlock();
   shared_.StartBlock(shared_bytes);
-  for (int id = 0; id < num_threads; ++id) StartThread(id);
+  for (int id = 0; id < num_threads; ++id) {
+    StartThread(id);
+    threads_[id].waited = !dependent;
+  }
   while (!ready_.empty() && fault_.empty()) {
     current_ = NextReady();
     nibble_emulator_switch(&scheduler_, current_->stack_pointer);
@@ -222,6 +226,9 @@ void Block::Log(int thread, uintptr_t site, const void* pointer, int bytes, Warp
                           ? address - reinterpret_cast<uintptr_t>(shared_.data())
                           : address;
   logs_[thread / 32].Add(thread % 32, site, at, bytes, kind);
+  if (kind == WarpLog::Kind::kGlobalRead && !threads_[thread].waited) {
+    counts_.early_read_bytes += static_cast<uint64_t>(bytes);
+  }
 }
 
 uint8_t* Block::SharedPointer(uint32_t address, int bytes, const Location& where) {
@@ -241,7 +248,7 @@ void Block::Access(const void* pointer, int bytes, bool write, int lane, const L
     return;
   }
   if (!memory_.Owns(pointer)) Fail("the address is not the device's", &where);
-  if (const char* wrong = memory_.Access(pointer, bytes, write))
+  if (const char* wrong = memory_.Access(pointer, bytes, write, current_->waited))
     Fail((write ? "write: " : "read: ") + std::string(wrong), &where);
   Log(thread, SiteOf(where), pointer, bytes,
       write ? WarpLog::Kind::kGlobalWrite : WarpLog::Kind::kGlobalRead);
@@ -280,7 +287,7 @@ void Block::Touch(const void* pointer, size_t bytes, bool write, bool aligned, u
     Log(thread, site, pointer, static_cast<int>(bytes), WarpLog::Kind::kShared);
     return;
   }
-  if (const char* wrong = memory_.Access(pointer, bytes, write)) fail(wrong);
+  if (const char* wrong = memory_.Access(pointer, bytes, write, current_->waited)) fail(wrong);
   Log(thread, site, pointer, static_cast<int>(bytes),
       write ? WarpLog::Kind::kGlobalWrite : WarpLog::Kind::kGlobalRead);
 }
@@ -288,6 +295,7 @@ void Block::Touch(const void* pointer, size_t bytes, bool write, bool aligned, u
 uint32_t Block::AtomicAdd(uint32_t* counter, uint32_t value, const Location& where) {
   if (!memory_.Owns(counter) || !memory_.IsLive(counter, sizeof *counter))
     Fail("atomic out of bounds", &where);
+  if (!current_->waited) Fail("atomic before the wait for the launches before this one", &where);
   if (!memory_.IsWritten(counter, sizeof *counter))
     Fail("atomic on memory that was never written", &where);
   memory_.Atomic(counter);
@@ -307,7 +315,7 @@ void Block::StartCopy(uint32_t to, const void* from, int bytes, int valid_bytes,
   if (!wrong.empty()) Fail("asynchronous copy: " + wrong, &where);
   Log(current_->id, SiteOf(where), target, bytes, WarpLog::Kind::kShared);
   if (valid_bytes > 0) {
-    if (const char* unreadable = memory_.Access(from, valid_bytes, false))
+    if (const char* unreadable = memory_.Access(from, valid_bytes, false, current_->waited))
       Fail("asynchronous copy: " + std::string(unreadable), &where);
   }
   Log(current_->id, SiteOf(where) + 1, from, valid_bytes, WarpLog::Kind::kGlobalRead);

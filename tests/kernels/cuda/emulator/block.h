@@ -3,8 +3,8 @@
 //
 // Faults: a collective that lanes reach at different places of the code, or that waits for a lane
 // that has exited; a barrier reached at different places; threads that wait for ever; asynchronous
-// copies still open at the exit; every fault of the two memories. A fault ends the block at once:
-// its fibers are dropped, so kernels own nothing.
+// copies still open at the exit; the exit of a dependent launch that never waited; every fault of
+// the two memories. A fault ends the block at once: its fibers are dropped, so kernels own nothing.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -35,6 +35,7 @@ struct Thread {
   uint3 index = {};
   int id = 0, lane = 0, warp = 0;
   bool done = false;
+  bool waited = true;  // for the launches before this one, where it is a dependent one
   const char* waits_in = nullptr;
   Location waits_at;
   std::vector<std::vector<Copy>> copies;  // groups, oldest first; the last one is open
@@ -55,7 +56,7 @@ class Block {
 
   // REQUIRES a whole number of warps. Empty, or the fault with its block, thread and place.
   std::string Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_bytes,
-                  const std::function<void()>& body, uint32_t seed);
+                  const std::function<void()>& body, uint32_t seed, bool dependent);
 
   // --- what the running thread calls
   const Thread& thread() const { return *current_; }
@@ -71,6 +72,7 @@ class Block {
   void WarpSync(const Location& where);
   void Barrier(const Location& where);
   void Fence() { memory_.Fence(); }
+  void WaitForLaunches() { current_->waited = true; }
   uint32_t AtomicAdd(uint32_t* counter, uint32_t value, const Location& where);
   void StartCopy(uint32_t to, const void* from, int bytes, int valid_bytes, const Location& where);
   void CommitCopies();

@@ -22,6 +22,9 @@ struct Counts {
 
   uint64_t mmas = 0, matrix_loads = 0, barriers = 0, atomics = 0;
   uint64_t launches = 0, blocks = 0;
+  // Launches that may start before those before them end, and what they read of global memory until
+  // they wait for those.
+  uint64_t dependent_launches = 0, early_read_bytes = 0;
   // What the host asked for: kernels outside of graphs, graphs, and copies (those of graphs too).
   uint64_t host_launches = 0, graph_launches = 0;
   uint64_t copies_to_device = 0, copies_to_host = 0, copies_on_device = 0;

@@ -90,8 +90,9 @@ bool GlobalMemory::IsWritten(const void* pointer, size_t bytes) const {
   return std::find(epoch, epoch + bytes, kNever) == epoch + bytes;
 }
 
-void GlobalMemory::StartLaunch() {
+void GlobalMemory::StartLaunch(bool dependent) {
   launch_epoch_ = ++epoch_;
+  if (!dependent) running_epoch_ = launch_epoch_;
   owners_.assign(1, -1);
   released_.clear();
   block_ = -1;
@@ -129,12 +130,15 @@ bool GlobalMemory::Sees(uint32_t epoch) const {
   return known != acquired_.end() && epoch <= known->second;
 }
 
-const char* GlobalMemory::Access(const void* pointer, size_t bytes, bool write) {
+const char* GlobalMemory::Access(const void* pointer, size_t bytes, bool write, bool waited) {
   if (!IsLive(pointer, bytes)) return "global memory out of bounds";
+  if (!waited && write) return "global memory before the wait for the launches before this one";
   uint32_t* epochs = epochs_ + (static_cast<const uint8_t*>(pointer) - heap_);
   uint32_t last = epoch_;  // neighbours mostly have the same epoch
   for (size_t i = 0; i < bytes; ++i) {
     const uint32_t epoch = epochs[i];
+    if (!waited && epoch >= running_epoch_)
+      return "global memory that a launch wrote which may still run, before the wait for it";
     if (epoch != last && epoch != kNever) {
       if (!Sees(epoch))
         return "global memory that another block of this launch wrote, without release and acquire";

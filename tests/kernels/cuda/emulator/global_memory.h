@@ -3,7 +3,9 @@
 //
 // Faults it finds in a kernel's accesses: outside of a live allocation; a read of bytes nobody
 // wrote; a read or write of bytes that another block of the same launch wrote, unless that block
-// released them and this one acquired them (write, fence, atomic; atomic, fence, read). Not found:
+// released them and this one acquired them (write, fence, atomic; atomic, fence, read); of a
+// dependent launch, before it waits, every write and every read of what a launch wrote that may
+// still run. Not found:
 // races of threads of one block through global memory.
 #pragma once
 
@@ -39,12 +41,14 @@ class GlobalMemory {
   void MarkSeenByAll(const void* pointer, size_t bytes);
   bool IsWritten(const void* pointer, size_t bytes) const;
 
-  void StartLaunch();
+  // A dependent launch starts while the launches back to the last one that is none may still run.
+  void StartLaunch(bool dependent);
   void StartBlock();
   void Fence();
   void Atomic(uint32_t* address);
-  // Null, or what is wrong with the running block's access. REQUIRES Owns(pointer).
-  const char* Access(const void* pointer, size_t bytes, bool write);
+  // Null, or what is wrong with an access of a thread of the running block; `waited`: for the
+  // launches before this one. REQUIRES Owns(pointer).
+  const char* Access(const void* pointer, size_t bytes, bool write, bool waited);
 
  private:
   // Epochs count up for ever: one for each block and each fence. Below kFirst: never written; seen
@@ -62,6 +66,8 @@ class GlobalMemory {
 
   uint32_t epoch_ = kFirst;
   uint32_t launch_epoch_ = kFirst;
+  uint32_t running_epoch_ =
+      kFirst;  // of the first launch that may still run beside a dependent one
   int32_t block_ = -1;
   std::vector<int32_t> owners_;  // block of each epoch of this launch
   std::map<uint32_t*, std::map<int32_t, uint32_t>>

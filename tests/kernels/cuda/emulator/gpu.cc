@@ -57,7 +57,8 @@ cudaError_t Gpu::RunNow(const KernelLaunch& launch) {
   const dim3 grid = launch.grid, block = launch.block;
   ++counts_.launches;
   counts_.shared_bytes = std::max<uint64_t>(counts_.shared_bytes, launch.shared_bytes);
-  memory_.StartLaunch();
+  if (launch.dependent) ++counts_.dependent_launches;
+  memory_.StartLaunch(launch.dependent);
   std::vector<uint32_t> order(size_t{grid.x} * grid.y * grid.z);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(seed_);
@@ -65,7 +66,7 @@ cudaError_t Gpu::RunNow(const KernelLaunch& launch) {
   for (const uint32_t i : order) {
     const uint3 index = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
     fault_ = block_.Run(grid, block, index, launch.shared_bytes, launch.body,
-                        seed_ == 0 ? 0 : random() | 1);
+                        seed_ == 0 ? 0 : random() | 1, launch.dependent);
     if (!fault_.empty()) return cudaErrorLaunchFailure;
   }
   return cudaSuccess;

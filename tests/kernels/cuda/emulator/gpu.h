@@ -24,6 +24,7 @@ struct KernelLaunch {
   size_t shared_bytes = 0;
   const void* function = nullptr;
   std::function<void()> body;  // holds copies of the arguments
+  bool dependent = false;      // as if it started together with the launch before it
 };
 
 // What a stream was asked for, as a captured graph keeps it: with its arguments, not with what the
@@ -57,6 +58,10 @@ class Gpu {
 
   void AllowShared(const void* function, size_t bytes) { shared_limits_[function] = bytes; }
 
+  // The device's compute capability, 8.0 unless a test says otherwise.
+  void SetMajor(int major) { major_ = major; }
+  int major() const { return major_; }
+
   // What a fault leaves: the error that every call of the runtime returns from then on, and its
   // story. TakeFault clears both, which no real device does.
   cudaError_t error() const { return fault_.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
@@ -72,6 +77,7 @@ class Gpu {
   std::unique_ptr<Recorded> capture_;
   bool capture_broken_ = false;
   uint32_t seed_ = 0;
+  int major_ = 8;
   std::string fault_;
 };
 

@@ -67,6 +67,11 @@ inline uint32_t AtomicAdd(uint32_t* counter, uint32_t value,
   return RunningBlock().AtomicAdd(counter, value, where);
 }
 
+// --- programmatic dependent launch
+
+inline void WaitForLaunches() { RunningBlock().WaitForLaunches(); }
+inline void LaunchDependents() {}
+
 // --- matrices
 
 inline void LoadMatrix4(uint32_t (&m)[4], uint32_t row_address,

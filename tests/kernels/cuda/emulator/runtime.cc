@@ -79,8 +79,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated thread block");
-  properties->major = 8;
-  properties->totalGlobalMem = GlobalMemory::kHeapBytes;
+  properties->major = TheGpu().major();
+  properties->totalGlobalMem = TheGpu().memory().total_bytes();
   properties->multiProcessorCount = 1;
   return cudaSuccess;
 }
