@@ -85,6 +85,12 @@ NIBBLE_PTX uint4 LoadGlobal16(const void* from) {
   return v;
 }
 
+NIBBLE_PTX uint2 LoadGlobal8(const void* from) {
+  uint2 v;
+  asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from) : "memory");
+  return v;
+}
+
 NIBBLE_PTX void StoreGlobal16(void* to, uint4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
                "r"(v.w)

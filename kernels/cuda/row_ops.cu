@@ -54,13 +54,30 @@ __device__ __forceinline__ uint16_t* Row(void* rows, int32_t stride) {
   return static_cast<uint16_t*>(rows) + static_cast<int64_t>(blockIdx.x) * stride;
 }
 
+// The second pass of a norm takes four columns a lane: so many f32 weights are 16 bytes, and a
+// warp's loads have no gaps.
+constexpr int kScaledCols = 4;
+
+template <class Half>
+__device__ __forceinline__ void ScaleFour(const uint16_t* from, float scale, const float* weight,
+                                          uint16_t* to) {
+  const uint2 v = ptx::LoadGlobal8(from);
+  const uint4 w = ptx::LoadGlobal16(weight);
+  const auto scaled = [scale](float x, uint32_t bits) {
+    return x * scale * ptx::FloatOfBits(bits);
+  };
+  ptx::StoreGlobal8(to, {Half::Pack(scaled(Half::Low(v.x), w.x), scaled(Half::High(v.x), w.y)),
+                         Half::Pack(scaled(Half::Low(v.y), w.z), scaled(Half::High(v.y), w.w))});
+}
+
 template <class Half>
 __global__ void __launch_bounds__(kThreads) RmsNorm(const RmsNormCall p) {
+  ptx::LaunchDependents();
   const uint16_t* source = Row(p.x, p.x_stride);
   uint16_t* residual = p.residual == nullptr ? nullptr : Row(p.residual, p.residual_stride);
-  const int first = static_cast<int>(threadIdx.x) * kLaneCols;
   float squares = 0;
-  for (int col = first; col < p.cols; col += kThreads * kLaneCols) {
+  for (int col = static_cast<int>(threadIdx.x) * kLaneCols; col < p.cols;
+       col += kThreads * kLaneCols) {
     float v[kLaneCols];
     Unpack<Half>(Load(source, col), v);
     if (residual != nullptr) {
@@ -74,26 +91,21 @@ __global__ void __launch_bounds__(kThreads) RmsNorm(const RmsNormCall p) {
 #pragma unroll
     for (int i = 0; i < kLaneCols; ++i) squares += v[i] * v[i];
   }
+  // Its barrier also shows every thread the residual that the others wrote.
   const float scale =
       ptx::InverseSqrt(SumOfBlock(squares) / static_cast<float>(p.cols) + p.epsilon);
-  if (residual != nullptr) source = residual;  // a thread reads what it wrote itself
+  if (residual != nullptr) source = residual;
   uint16_t* out = Row(p.out, p.out_stride);
-  for (int col = first; col < p.cols; col += kThreads * kLaneCols) {
-    float v[kLaneCols];
-    Unpack<Half>(Load(source, col), v);
-    const uint4 weights[2] = {ptx::LoadGlobal16(p.weight + col),
-                              ptx::LoadGlobal16(p.weight + col + 4)};
-    const uint32_t bits[kLaneCols] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w,
-                                      weights[1].x, weights[1].y, weights[1].z, weights[1].w};
-#pragma unroll
-    for (int i = 0; i < kLaneCols; ++i) v[i] = v[i] * scale * ptx::FloatOfBits(bits[i]);
-    Store<Half>(out, col, v);
+  for (int col = static_cast<int>(threadIdx.x) * kScaledCols; col < p.cols;
+       col += kThreads * kScaledCols) {
+    ScaleFour<Half>(source + col, scale, p.weight + col, out + col);
   }
 }
 
 template <class Half>
 __global__ void __launch_bounds__(kThreads) Gated(const GatedCall p) {
   constexpr float kLog2E = 1.4426950408889634f;
+  ptx::LaunchDependents();
   const uint16_t* gate = Row(p.gate_up, p.gate_up_stride);
   uint16_t* out = Row(p.out, p.out_stride);
   for (int col = static_cast<int>(threadIdx.x) * kLaneCols; col < p.cols;

@@ -2,9 +2,9 @@
 // arithmetic, rounded once. A block a row, so that a row's bits never depend on its neighbours;
 // sums in an order fixed by the row's length.
 //
-// Memory-bound: each reads its operands once (the residual twice, the second time from L1) and
-// writes its result. REQUIRES rows of multiples of 8 elements, 16-byte aligned. Needs sm_80. Never
-// run on a GPU yet.
+// Memory-bound: each asks for its operands once (the norm for its row twice, the second time from
+// L1) and writes its result. REQUIRES rows of multiples of 8 elements, 16-byte aligned. Needs
+// sm_80. Never run on a GPU yet.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -261,6 +261,13 @@ uint4 Block::Load16(const void* from, const Location& where) {
   return value;
 }
 
+uint2 Block::Load8(const void* from, const Location& where) {
+  Access(from, 8, false, current_->lane, where);
+  uint2 value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 void Block::Store16(void* to, uint4 value, const Location& where) {
   Access(to, 16, true, current_->lane, where);
   std::memcpy(to, &value, sizeof value);

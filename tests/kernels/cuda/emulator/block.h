@@ -81,6 +81,7 @@ class Block {
   void Access(const void* pointer, int bytes, bool write, int lane, const Location& where);
   // By the running thread: out of line, for inlined into a kernel they would be reported once more.
   uint4 Load16(const void* from, const Location& where);
+  uint2 Load8(const void* from, const Location& where);
   void Store16(void* to, uint4 value, const Location& where);
   void Store8(void* to, uint2 value, const Location& where);
   uint8_t* SharedPointer(uint32_t address, int bytes, const Location& where);

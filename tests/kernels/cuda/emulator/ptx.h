@@ -55,6 +55,9 @@ inline void StoreShared16(uint32_t to, uint4 v, const Location& where = Location
 inline uint4 LoadGlobal16(const void* from, const Location& where = Location::current()) {
   return RunningBlock().Load16(from, where);
 }
+inline uint2 LoadGlobal8(const void* from, const Location& where = Location::current()) {
+  return RunningBlock().Load8(from, where);
+}
 inline void StoreGlobal16(void* to, uint4 v, const Location& where = Location::current()) {
   RunningBlock().Store16(to, v, where);
 }
