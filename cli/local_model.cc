@@ -43,6 +43,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags) 
   if (!is_cuda) return CreateCpuBackend(flags.cpu);
   CudaOptions cuda;
   cuda.ordinal = device.ordinal;
+  cuda.quantize_activations = flags.cuda_w8a8;
   cuda.dependent_launches = flags.cuda_dependent_launches;
   if (flags.runner.kv_cache_type == DType::kBf16) cuda.activations = DType::kBf16;
   return CreateCudaBackend(cuda);

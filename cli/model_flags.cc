@@ -90,6 +90,10 @@ void AddDeviceFlag(Flags& flags, ModelFlags& model) {
 
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   AddDeviceFlag(flags, model);
+  flags.Add("--cuda-w8a8", model.cuda_w8a8,
+            "With --device cuda: multiply int8 weights by row, and fp8 ones on a device with FP8 "
+            "units, with activations quantized to 8 bits a token; otherwise weights are "
+            "dequantized");
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
   AddArithmeticFlags(flags, model);

@@ -18,6 +18,7 @@ namespace nibble {
 struct ModelFlags {
   std::string model;           // path of a GGUF file
   std::string device = "cpu";  // as ParseDevice takes it
+  bool cuda_w8a8 = false;
   CpuOptions cpu;
   bool cuda_dependent_launches = false;
   RunnerOptions runner;
@@ -57,7 +58,8 @@ absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);   // --model
 void AddDeviceFlag(Flags& flags, ModelFlags& model);  // --device
-// It, --threads, --packed-cache, --share-weights, --numa, --cuda-dependent-launches and those of
+// It, --cuda-w8a8, --cuda-dependent-launches, --threads, --packed-cache, --share-weights, --numa and
+// those of
 // AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".

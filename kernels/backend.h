@@ -206,6 +206,9 @@ struct CudaOptions {
   // What ops need while they run; a pass of 64 rows of a 8B model takes 60 MiB, most of it a slab of a weight that is
   // dequantized.
   int64_t workspace_bytes = int64_t{128} << 20;
+  // W8A8: linears with int8 weights by row, and with fp8 ones where the device multiplies fp8, quantize their rows of x
+  // too, to int8 or e4m3 with a scale a row (a block). Else such weights are dequantized in registers.
+  bool quantize_activations = false;
   bool graphs = true;  // steps of decode rows only are captured and launched as a whole
   // Kernels of 4-bit weights start before the kernels before them end, to fetch their first weights (programmatic
   // dependent launch, compute capability 9.0; nothing on others). Off until a GPU has shown that it is right and pays.

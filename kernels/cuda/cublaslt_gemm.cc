@@ -6,6 +6,8 @@
 
 #include <cstring>
 #include <map>
+#include <mutex>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,8 +27,11 @@ using Operation = void*;
 using Preference = void*;
 using Status = int;
 constexpr Status kSuccess = 0;
-constexpr int kCompute32F = 68, kTransposed = 1;
+constexpr int kCompute32F = 68, kCompute32I = 72, kTransposed = 1;
 constexpr int kOperationTransA = 3;
+constexpr int kOperationScalePointerA = 17, kOperationScalePointerB = 18;
+constexpr int kOperationScaleModeA = 31, kOperationScaleModeB = 32;  // since 12.8
+constexpr int32_t kScaleVector128 = 4, kScaleBlock128x128 = 5;       // since 12.9
 constexpr int kPreferenceWorkspace = 1, kPreferenceReductions = 3;
 constexpr uint32_t kNoReduction = 0;
 struct Algorithm {
@@ -41,7 +46,13 @@ struct Heuristic {
 };
 #if __has_include(<cublasLt.h>)
 static_assert(kCompute32F == CUBLAS_COMPUTE_32F && kTransposed == CUBLAS_OP_T);
-static_assert(kOperationTransA == CUBLASLT_MATMUL_DESC_TRANSA);
+static_assert(kOperationTransA == CUBLASLT_MATMUL_DESC_TRANSA && kCompute32I == CUBLAS_COMPUTE_32I);
+static_assert(kOperationScalePointerA == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER);
+static_assert(kOperationScalePointerB == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
+static_assert(kOperationScaleModeA == CUBLASLT_MATMUL_DESC_A_SCALE_MODE);
+static_assert(kOperationScaleModeB == CUBLASLT_MATMUL_DESC_B_SCALE_MODE);
+static_assert(kScaleVector128 == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F);
+static_assert(kScaleBlock128x128 == CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F);
 static_assert(kPreferenceWorkspace == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 static_assert(kPreferenceReductions == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK);
 static_assert(kNoReduction == CUBLASLT_REDUCTION_SCHEME_NONE && kSuccess == CUBLAS_STATUS_SUCCESS);
@@ -94,10 +105,75 @@ absl::Status Load(void* library, Api& api) {
   return absl::OkStatus();
 }
 
+// What a product is to cuBLASLt, but for its number of rows; algorithms are kept by it.
+struct Product {
+  cudaDataType w, x, y;
+  int compute;
+  cudaDataType scale;  // of alpha and beta
+  bool blocks;         // scales of 128 x 128 of W, and of 1 x 128 of x
+  int32_t cols, out, x_stride, y_stride;
+
+  auto AsTuple() const { return std::make_tuple(w, x, y, compute, blocks, cols, out, x_stride); }
+};
+
+Product ProductOf(const GemmCall& call) {
+  const cudaDataType type = call.dtype == DType::kBf16 ? CUDA_R_16BF : CUDA_R_16F;
+  return {type,  type,      CUDA_R_32F, kCompute32F,   CUDA_R_32F,
+          false, call.cols, call.out,   call.x_stride, call.y_stride};
+}
+
+Product ProductOf(const CodesShape& shape) {
+  using Kind = CodesShape::Kind;
+  if (shape.kind == Kind::kInt8) {
+    return {CUDA_R_8I, CUDA_R_8I,  CUDA_R_32I, kCompute32I, CUDA_R_32I,
+            false,     shape.cols, shape.out,  shape.cols,  shape.out};
+  }
+  return {IsE5m2(shape.kind) ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3,
+          CUDA_R_8F_E4M3,
+          CUDA_R_32F,
+          kCompute32F,
+          CUDA_R_32F,
+          HasBlocks(shape.kind),
+          shape.cols,
+          shape.out,
+          shape.cols,
+          shape.out};
+}
+
 // Column-major as cuBLASLt sees it: y^T [out, rows] = W [out, cols] * x^T [cols, rows].
+struct Problem {
+  Problem(const Api& api, const Product& product, int32_t rows) : api(api) {
+    const auto cols = static_cast<uint64_t>(product.cols), out = static_cast<uint64_t>(product.out);
+    const auto n = static_cast<uint64_t>(rows);
+    ok = api.operation_create(&operation, product.compute, product.scale) == kSuccess &&
+         Set(kOperationTransA, kTransposed) &&
+         api.layout_create(&w, product.w, cols, out, product.cols) == kSuccess &&
+         api.layout_create(&x, product.x, cols, n, product.x_stride) == kSuccess &&
+         api.layout_create(&y, product.y, out, n, product.y_stride) == kSuccess &&
+         (!product.blocks || (Set(kOperationScaleModeA, kScaleBlock128x128) &&
+                              Set(kOperationScaleModeB, kScaleVector128)));
+  }
+  Problem(const Problem&) = delete;
+  ~Problem() {
+    for (const Layout layout : {w, x, y}) {
+      if (layout != nullptr) api.layout_destroy(layout);
+    }
+    if (operation != nullptr) api.operation_destroy(operation);
+  }
+  template <class T>
+  bool Set(int attribute, const T& value) {
+    return api.operation_set(operation, attribute, &value, sizeof value) == kSuccess;
+  }
+  const Api& api;
+  Operation operation = nullptr;
+  Layout w = nullptr, x = nullptr, y = nullptr;
+  bool ok = false;
+};
+
 class CublasLtGemm : public Gemm {
  public:
-  CublasLtGemm(const Api& api, Handle handle) : api_(api), handle_(handle) {}
+  CublasLtGemm(const Api& api, Handle handle, int32_t major, int32_t minor)
+      : api_(api), handle_(handle), major_(major), minor_(minor) {}
   ~CublasLtGemm() override { api_.destroy(handle_); }
 
   std::string name() const override {
@@ -106,49 +182,48 @@ class CublasLtGemm : public Gemm {
   }
 
   cudaError_t Run(const GemmCall& call, cudaStream_t stream) override {
-    const Algorithm* algorithm = AlgorithmFor(call);
-    if (algorithm == nullptr) return cudaErrorNotSupported;
-    Problem problem(api_, call, call.rows);
-    if (!problem.ok) return cudaErrorNotSupported;
+    const Product product = ProductOf(call);
+    Problem problem(api_, product, call.rows);
     const float one = 1, zero = 0;
-    const Status status =
-        api_.multiply(handle_, problem.operation, &one, call.w, problem.w, call.x, problem.x, &zero,
-                      call.y, problem.y, call.y, problem.y, algorithm, nullptr, 0, stream);
-    return status == kSuccess ? cudaSuccess : cudaErrorUnknown;
+    return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
+  }
+
+  bool Multiplies(const CodesShape& shape) override {
+    return HasUnitsFor(shape.kind, major_, minor_) && AlgorithmFor(ProductOf(shape)) != nullptr;
+  }
+
+  cudaError_t RunCodes(const CodesCall& call, cudaStream_t stream) override {
+    const Product product = ProductOf(call.shape);
+    Problem problem(api_, product, call.rows);
+    problem.ok =
+        problem.ok && (!product.blocks || (problem.Set(kOperationScalePointerA, call.w_scales) &&
+                                           problem.Set(kOperationScalePointerB, call.x_scales)));
+    if (product.scale == CUDA_R_32I) {
+      const int32_t one = 1, zero = 0;
+      return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
+    }
+    const float one = 1, zero = 0;
+    return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
   }
 
  private:
-  struct Problem {
-    Problem(const Api& api, const GemmCall& call, int32_t rows) : api(api) {
-      const cudaDataType type = call.dtype == DType::kBf16 ? CUDA_R_16BF : CUDA_R_16F;
-      const auto cols = static_cast<uint64_t>(call.cols), out = static_cast<uint64_t>(call.out);
-      const auto n = static_cast<uint64_t>(rows);
-      ok = api.operation_create(&operation, kCompute32F, CUDA_R_32F) == kSuccess &&
-           api.operation_set(operation, kOperationTransA, &kTransposed, sizeof kTransposed) ==
-               kSuccess &&
-           api.layout_create(&w, type, cols, out, call.cols) == kSuccess &&
-           api.layout_create(&x, type, cols, n, call.x_stride) == kSuccess &&
-           api.layout_create(&y, CUDA_R_32F, out, n, call.y_stride) == kSuccess;
-    }
-    Problem(const Problem&) = delete;
-    ~Problem() {
-      for (const Layout layout : {w, x, y}) {
-        if (layout != nullptr) api.layout_destroy(layout);
-      }
-      if (operation != nullptr) api.operation_destroy(operation);
-    }
-    const Api& api;
-    Operation operation = nullptr;
-    Layout w = nullptr, x = nullptr, y = nullptr;
-    bool ok = false;
-  };
+  cudaError_t Multiply(const Product& product, const Problem& problem, const void* one,
+                       const void* zero, const void* w, const void* x, void* y,
+                       cudaStream_t stream) {
+    const Algorithm* algorithm = AlgorithmFor(product);
+    if (algorithm == nullptr || !problem.ok) return cudaErrorNotSupported;
+    const Status status =
+        api_.multiply(handle_, problem.operation, one, w, problem.w, x, problem.x, zero, y,
+                      problem.y, y, problem.y, algorithm, nullptr, 0, stream);
+    return status == kSuccess ? cudaSuccess : cudaErrorUnknown;
+  }
 
-  // By the shape of W, for kGemmRows rows; null when cuBLASLt knows none.
-  const Algorithm* AlgorithmFor(const GemmCall& call) {
-    const Key key = {{call.cols, call.out}, {call.x_stride, static_cast<int32_t>(call.dtype)}};
-    const auto known = algorithms_.find(key);
+  // For kGemmRows rows; null when cuBLASLt knows none.
+  const Algorithm* AlgorithmFor(const Product& product) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto known = algorithms_.find(product.AsTuple());
     if (known != algorithms_.end()) return &known->second;
-    Problem problem(api_, call, kGemmRows);
+    Problem problem(api_, product, kGemmRows);
     Preference preference = nullptr;
     if (!problem.ok || api_.preference_create(&preference) != kSuccess) return nullptr;
     const uint64_t no_workspace = 0;
@@ -162,18 +237,19 @@ class CublasLtGemm : public Gemm {
                                 problem.y, preference, 1, &found, &num_found) == kSuccess &&
                     num_found == 1 && found.state == kSuccess;
     api_.preference_destroy(preference);
-    return ok ? &algorithms_.emplace(key, found.algorithm).first->second : nullptr;
+    return ok ? &algorithms_.emplace(product.AsTuple(), found.algorithm).first->second : nullptr;
   }
 
-  using Key = std::pair<std::pair<int32_t, int32_t>, std::pair<int32_t, int32_t>>;
   const Api api_;
   const Handle handle_;
-  std::map<Key, Algorithm> algorithms_;
+  const int32_t major_, minor_;  // compute capability
+  std::mutex mutex_;
+  std::map<decltype(std::declval<Product>().AsTuple()), Algorithm> algorithms_;  // guarded
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Gemm>> MakeGemm() {
+absl::StatusOr<std::unique_ptr<Gemm>> MakeGemm(int32_t major, int32_t minor) {
   void* library = nullptr;
   for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
     if (library == nullptr) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
@@ -190,7 +266,7 @@ absl::StatusOr<std::unique_ptr<Gemm>> MakeGemm() {
     return absl::FailedPreconditionError(
         absl::StrCat("cuBLASLt does not start, its status is ", status));
   }
-  return std::make_unique<CublasLtGemm>(api, handle);
+  return std::make_unique<CublasLtGemm>(api, handle, major, minor);
 }
 
 }  // namespace nibble::cuda

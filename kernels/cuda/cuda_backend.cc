@@ -27,14 +27,17 @@ namespace {
 
 using cuda::StoredMatrix;
 
-constexpr uint32_t kLayoutVersion = 1;
+constexpr uint32_t kLayoutVersion = 2;
 constexpr int32_t kMaxHostThreads = 16;  // that pack while a model loads
 
 class CudaBackend : public Backend {
  public:
   CudaBackend(std::unique_ptr<cuda::Device> device, std::unique_ptr<cuda::Gemm> gemm,
               const CudaOptions& options)
-      : options_(options), device_(std::move(device)), gemm_(std::move(gemm)), memory_(*device_) {}
+      : options_(options), device_(std::move(device)), gemm_(std::move(gemm)), memory_(*device_) {
+    if (!options_.quantize_activations) return;
+    multiplies_ = [this](const cuda::CodesShape& shape) { return gemm_->Multiplies(shape); };
+  }
 
   absl::Status Prepare() {
     device_->AllowDependentLaunches(options_.dependent_launches);
@@ -57,11 +60,11 @@ class CudaBackend : public Backend {
     DeviceInfo info;
     info.name = device_->name();
     info.isa = absl::StrCat("sm_", found.major, found.minor);
-    info.why = absl::StrCat(found.name, ", compute capability ", found.major, ".", found.minor,
-                            ", ", found.multiprocessors, " multiprocessors, ", gemm_->name(), ", ",
-                            options_.activations == DType::kBf16 ? "bf16" : "f16", " activations",
-                            device_->dependent_launches() ? ", dependent launches" : "",
-                            "; never run on a GPU yet");
+    info.why = absl::StrCat(
+        found.name, ", compute capability ", found.major, ".", found.minor, ", ",
+        found.multiprocessors, " multiprocessors, ", gemm_->name(), ", ",
+        options_.activations == DType::kBf16 ? "bf16" : "f16", " activations", QuantizedFor(found),
+        device_->dependent_launches() ? ", dependent launches" : "", "; never run on a GPU yet");
     info.num_threads = static_cast<int32_t>(
         std::clamp<unsigned>(std::thread::hardware_concurrency(), 1, kMaxHostThreads));
     info.memory_bytes = found.memory_bytes;
@@ -89,7 +92,7 @@ class CudaBackend : public Backend {
   // --- weights
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const quant::Matrix& matrix) override {
-    absl::StatusOr<cuda::HostMatrix> packed = cuda::PackMatrix(matrix);
+    absl::StatusOr<cuda::HostMatrix> packed = cuda::PackMatrix(matrix, multiplies_);
     if (!packed.ok()) return packed.status();
     return Place(packed->stored, packed->bytes);
   }
@@ -98,7 +101,8 @@ class CudaBackend : public Backend {
         rows, [this](const quant::Matrix& matrix) { return Pack(matrix); });
   }
   PackedLayout packed_layout() const override {
-    return {.name = "cuda", .version = kLayoutVersion};
+    return {.name = options_.quantize_activations ? "cuda-w8a8" : "cuda",
+            .version = kLayoutVersion};
   }
   PackedBytes ToBytes(const PackedMatrix& matrix) override {
     const auto& owned = static_cast<const cuda::OwnedMatrix&>(matrix);
@@ -168,6 +172,17 @@ class CudaBackend : public Backend {
   }
 
  private:
+  // Which weights are multiplied with activations in 8 bits.
+  std::string QuantizedFor(const cuda::DeviceProperties& found) const {
+    using Kind = cuda::CodesShape::Kind;
+    if (!options_.quantize_activations) return "";
+    const auto has = [&](Kind kind) { return HasUnitsFor(kind, found.major, found.minor); };
+    return absl::StrCat(", int8 ones for int8 weights by row",
+                        has(Kind::kE4m3) ? ", fp8 ones for fp8 weights by tensor and row" : "",
+                        has(Kind::kE4m3Blocks) ? " and block" : "",
+                        has(Kind::kE4m3) ? "" : " (fp8 weights are dequantized: no FP8 units)");
+  }
+
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Place(const StoredMatrix& stored,
                                                       absl::Span<const uint8_t> bytes) {
     if (const absl::Status fits = cuda::CheckLinear(stored, options_.workspace_bytes); !fits.ok()) {
@@ -182,6 +197,7 @@ class CudaBackend : public Backend {
   const CudaOptions options_;
   std::unique_ptr<cuda::Device> device_;
   std::unique_ptr<cuda::Gemm> gemm_;
+  cuda::Multiplies multiplies_;  // empty: activations stay as they are
   cuda::DeviceMemory memory_;
   DeviceBuffer workspace_memory_, step_memory_;
   cuda::Workspace workspace_;
@@ -192,8 +208,9 @@ class CudaBackend : public Backend {
 }  // namespace
 
 absl::Status CheckCuda(int32_t ordinal) {
-  if (const auto device = cuda::FindDevice(ordinal); !device.ok()) return device.status();
-  return cuda::MakeGemm().status();
+  const auto device = cuda::FindDevice(ordinal);
+  if (!device.ok()) return device.status();
+  return cuda::MakeGemm(device->major, device->minor).status();
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {
@@ -202,7 +219,8 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& op
   }
   absl::StatusOr<std::unique_ptr<cuda::Device>> device = cuda::Device::Open(options.ordinal);
   if (!device.ok()) return device.status();
-  absl::StatusOr<std::unique_ptr<cuda::Gemm>> gemm = cuda::MakeGemm();
+  const cuda::DeviceProperties& found = (*device)->properties();
+  absl::StatusOr<std::unique_ptr<cuda::Gemm>> gemm = cuda::MakeGemm(found.major, found.minor);
   if (!gemm.ok()) return gemm.status();
   auto backend = std::make_unique<CudaBackend>(*std::move(device), *std::move(gemm), options);
   if (const absl::Status status = backend->Prepare(); !status.ok()) return status;

@@ -10,45 +10,68 @@ namespace {
 
 constexpr int kThreads = 128, kLaneCols = 8;  // a lane's columns: 16 bytes of the result
 
-// Of a group's 8 neighbours.
-struct Affine {
-  float scale, offset;
-};
-
-__device__ __forceinline__ Affine AffineOf(const StoredMatrix& m, int32_t row, int32_t col) {
-  const auto* scales = reinterpret_cast<const float*>(m.bytes + ScalesAt(m));
-  const int64_t index = static_cast<int64_t>(row / m.row_group) * GroupsOfRow(m) + col / m.group;
-  const auto* offsets = reinterpret_cast<const float*>(m.bytes + OffsetsAt(m));
-  return {scales[index], m.offsets ? offsets[index] : 0.0f};
-}
-
-// One 8-bit code's value, before its scale.
-template <Storage kStorage>
-__device__ __forceinline__ float OfByte(uint32_t code) {
-  if constexpr (kStorage == Storage::kInt8) return static_cast<float>(static_cast<int8_t>(code));
-  if constexpr (kStorage == Storage::kE5m2) return F16::ToFloat(static_cast<uint16_t>(code << 8));
+// An 8-bit code's value, before its scale; int8 as code + 128.
+__device__ __forceinline__ float OfByte(TiledCodes codes, uint32_t code) {
+  if (codes == TiledCodes::kInt8) return static_cast<float>(static_cast<int>(code) - 128);
+  if (codes == TiledCodes::kE5m2) return F16::ToFloat(static_cast<uint16_t>(code << 8));
   // The exponent's bias of an f16 is 8 larger.
   return 256.0f * F16::ToFloat(static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7F) << 7));
 }
 
-// A 4-bit element; its scale and offset are read with it.
-__device__ __forceinline__ float OfNibble(const StoredMatrix& m, int32_t row, int32_t col) {
-  const W4Layout& w4 = m.w4;
-  const int64_t tile = static_cast<int64_t>(row / kW4TileRows) * W4ColTiles(w4) + col / kW4TileCols;
-  const uint8_t* bytes = m.bytes + tile * W4TileBytes(w4);
-  const W4NibbleSlot slot = W4SlotOf(row % kW4TileRows, col % kW4TileCols);
-  const uint32_t word = reinterpret_cast<const uint32_t*>(bytes)[slot.word];
-  const uint32_t code = word >> (4 * slot.nibble) & 15;
-  const int index = W4ScaleIndex(row % kW4TileRows, col % kW4TileCols / w4.group);
-  const uint8_t* scales = bytes + kW4NibbleBytes;
+// One code's value, before its scale.
+__device__ __forceinline__ float OfCode(const TiledLayout& layout, uint32_t code) {
+  if (layout.codes == TiledCodes::kInt4)
+    return static_cast<float>(static_cast<int>(code) - layout.zero);
+  if (layout.codes == TiledCodes::kLut4) return layout.table[code];
+  return OfByte(layout.codes, code);
+}
+
+__device__ __forceinline__ uint32_t CodeOf(const TiledLayout& layout, const uint8_t* tile,
+                                           int32_t row, int32_t col) {
+  if (!Is4Bit(layout.codes)) return tile[ByteSlotOf(row, col)];
+  const NibbleSlot slot = NibbleSlotOf(row, col);
+  return reinterpret_cast<const uint32_t*>(tile)[slot.word] >> (4 * slot.nibble) & 15;
+}
+
+// An element of a tiled matrix; its scale and offset are read with it.
+__device__ __forceinline__ float OfTile(const StoredMatrix& m, int32_t row, int32_t col) {
+  const TiledLayout& layout = m.tiled;
+  const int32_t tile_cols = TileCols(layout.codes);
+  const int32_t tile_row = row % kTileRows, tile_col = col % tile_cols;
+  const int64_t tile = static_cast<int64_t>(row / kTileRows) * ColTiles(layout) + col / tile_cols;
+  const uint8_t* bytes = m.bytes + tile * TileBytes(layout);
+  const float code = OfCode(layout, CodeOf(layout, bytes, tile_row, tile_col));
+  const uint8_t* scales = bytes + kTileCodeBytes;
+  if (layout.scales == TiledScales::kRow)
+    return reinterpret_cast<const float*>(m.bytes + RowScalesAt(layout))[row] * code;
+  if (layout.scales == TiledScales::kBlock) return *reinterpret_cast<const float*>(scales) * code;
+  const int index = TileScaleIndex(tile_row, tile_col / layout.group);
   const auto value = [&](const uint8_t* values) {
-    return w4.f32_scales ? reinterpret_cast<const float*>(values)[index]
-                         : F16::ToFloat(reinterpret_cast<const uint16_t*>(values)[index]);
+    return layout.scales == TiledScales::kF32
+               ? reinterpret_cast<const float*>(values)[index]
+               : F16::ToFloat(reinterpret_cast<const uint16_t*>(values)[index]);
   };
-  const float scale = value(scales);
-  if (w4.codes == W4Codes::kTable) return scale * w4.table[code];
-  const float offset = w4.offsets ? value(scales + W4ScaleBytes(w4)) : 0.0f;
-  return scale * static_cast<float>(static_cast<int>(code) - w4.zero) + offset;
+  const float offset = layout.offsets ? value(scales + TileScaleBytes(layout)) : 0.0f;
+  return value(scales) * code + offset;
+}
+
+// The 8 codes from `at` on, whose scale is one.
+__device__ __forceinline__ void OfCodes(const StoredMatrix& m, int32_t row, int32_t col, int64_t at,
+                                        float (&v)[kLaneCols]) {
+  const auto* words = reinterpret_cast<const uint32_t*>(m.bytes + at);
+  const auto* scales = reinterpret_cast<const float*>(m.bytes + CodeScalesAt(m));
+  const float scale =
+      HasBlocks(m.kind)
+          ? scales[static_cast<int64_t>(row / 128) * BlockScaleStride(m.cols) + col / 128]
+          : scales[row];
+  const bool is_int8 = m.kind == CodesShape::Kind::kInt8;
+  const TiledCodes of_fp8 = IsE5m2(m.kind) ? TiledCodes::kE5m2 : TiledCodes::kE4m3;
+  const TiledCodes codes = is_int8 ? TiledCodes::kInt8 : of_fp8;
+#pragma unroll
+  for (int i = 0; i < kLaneCols; ++i) {
+    const uint32_t code = words[i / 4] >> (i % 4 * 8) & 0xFF;
+    v[i] = scale * OfByte(codes, is_int8 ? code ^ 0x80u : code);
+  }
 }
 
 __device__ __forceinline__ void Words(const uint4 v, uint32_t (&out)[4]) {
@@ -63,9 +86,11 @@ template <Storage kStorage>
 __device__ __forceinline__ void Load(const StoredMatrix& m, int32_t row, int32_t col,
                                      float (&v)[kLaneCols]) {
   const int64_t at = static_cast<int64_t>(row) * m.cols + col;
-  if constexpr (kStorage == Storage::kW4) {
+  if constexpr (kStorage == Storage::kTiled) {
 #pragma unroll
-    for (int i = 0; i < kLaneCols; ++i) v[i] = OfNibble(m, row, col + i);
+    for (int i = 0; i < kLaneCols; ++i) v[i] = OfTile(m, row, col + i);
+  } else if constexpr (kStorage == Storage::kCodes) {
+    OfCodes(m, row, col, at, v);
   } else if constexpr (kStorage == Storage::kF32) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -74,22 +99,13 @@ __device__ __forceinline__ void Load(const StoredMatrix& m, int32_t row, int32_t
 #pragma unroll
       for (int i = 0; i < 4; ++i) v[half * 4 + i] = ptx::FloatOfBits(words[i]);
     }
-  } else if constexpr (kStorage == Storage::kF16 || kStorage == Storage::kBf16) {
+  } else {
     uint32_t words[4];
     Words(ptx::LoadGlobal16(m.bytes + at * 2), words);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       v[2 * i] = kStorage == Storage::kF16 ? F16::Low(words[i]) : Bf16::Low(words[i]);
       v[2 * i + 1] = kStorage == Storage::kF16 ? F16::High(words[i]) : Bf16::High(words[i]);
-    }
-  } else {
-    const auto* codes = reinterpret_cast<const uint32_t*>(m.bytes + at);
-    const uint32_t words[2] = {codes[0], codes[1]};
-    const Affine affine = AffineOf(m, row, col);
-#pragma unroll
-    for (int i = 0; i < kLaneCols; ++i) {
-      const float code = OfByte<kStorage>(words[i / 4] >> (i % 4 * 8) & 0xFF);
-      v[i] = affine.scale * code + affine.offset;
     }
   }
 }
@@ -115,14 +131,10 @@ using Kernel = void (*)(DequantizeCall);
 template <class Half>
 Kernel KernelFor(Storage storage) {
   switch (storage) {
-    case Storage::kW4:
-      return Dequantize<Half, Storage::kW4>;
-    case Storage::kInt8:
-      return Dequantize<Half, Storage::kInt8>;
-    case Storage::kE4m3:
-      return Dequantize<Half, Storage::kE4m3>;
-    case Storage::kE5m2:
-      return Dequantize<Half, Storage::kE5m2>;
+    case Storage::kTiled:
+      return Dequantize<Half, Storage::kTiled>;
+    case Storage::kCodes:
+      return Dequantize<Half, Storage::kCodes>;
     case Storage::kF16:
       return Dequantize<Half, Storage::kF16>;
     case Storage::kBf16:
@@ -139,7 +151,7 @@ cudaError_t LaunchDequantize(const DequantizeCall& call, cudaStream_t stream) {
   const StoredMatrix& m = call.matrix;
   const bool is_whole =
       call.rows > 0 && m.cols > 0 && m.cols % kLaneCols == 0 &&
-      (!HasScales(m.storage) || (m.group > 0 && m.group % kLaneCols == 0)) &&
+      (m.storage != Storage::kTiled || IsTiled(m.tiled)) &&
       (call.ids != nullptr || (call.first >= 0 && call.rows <= m.rows - call.first));
   const bool is_aligned = reinterpret_cast<uintptr_t>(call.out) % 16 == 0 &&
                           reinterpret_cast<uintptr_t>(m.bytes) % 16 == 0 &&

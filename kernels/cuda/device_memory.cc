@@ -12,23 +12,35 @@ namespace {
 
 using quant::Format;
 
-StoredMatrix Bytewise(const PlannedMatrix& matrix, int32_t group, bool offsets) {
+StoredMatrix Bytes(const PlannedMatrix& matrix, int32_t group, bool offsets, bool f32_scales) {
   StoredMatrix stored;
-  stored.storage = matrix.format == Format::kFp8 ? Storage::kE4m3 : Storage::kInt8;
-  stored.group = group > 0 ? group : matrix.cols;
-  stored.offsets = offsets;
+  stored.storage = Storage::kTiled;
+  TiledLayout& layout = stored.tiled;
+  layout = {.rows = matrix.rows, .cols = matrix.cols, .codes = TiledCodes::kInt8};
+  layout.group = TileCols(layout.codes);
+  layout.offsets = offsets;
+  const bool by_row = group <= 0 || group == matrix.cols;
+  if (by_row && !offsets) {
+    layout.scales = TiledScales::kRow;
+  } else if (matrix.format == Format::kFp8) {
+    layout.codes = TiledCodes::kE4m3;
+    layout.scales = TiledScales::kBlock;
+  } else {
+    while (!by_row && group % layout.group != 0) layout.group /= 2;
+    layout.scales = offsets || f32_scales ? TiledScales::kF32 : TiledScales::kF16;
+  }
   return stored;
 }
 
 StoredMatrix Nibbles(const PlannedMatrix& matrix, int32_t group, bool offsets, bool f32_scales) {
   StoredMatrix stored;
-  stored.storage = Storage::kW4;
-  stored.w4 = {.rows = matrix.rows, .cols = matrix.cols};
+  stored.storage = Storage::kTiled;
+  stored.tiled = {.rows = matrix.rows, .cols = matrix.cols};
   for (const int32_t whole : {32, 64, 128}) {
-    if (group % whole == 0) stored.w4.group = whole;
+    if (group % whole == 0) stored.tiled.group = whole;
   }
-  stored.w4.f32_scales = f32_scales;
-  stored.w4.offsets = offsets;
+  stored.tiled.scales = f32_scales ? TiledScales::kF32 : TiledScales::kF16;
+  stored.tiled.offsets = offsets;
   return stored;
 }
 
@@ -41,18 +53,18 @@ StoredMatrix StorageOf(const PlannedMatrix& matrix) {
       return matrix.group % 32 == 0
                  ? Nibbles(matrix, matrix.group, matrix.offsets && !matrix.zero_point,
                            matrix.f32_scales)
-                 : Bytewise(matrix, matrix.group, matrix.offsets);
+                 : Bytes(matrix, matrix.group, matrix.offsets, matrix.f32_scales);
     case Format::kQ4K:
       return Nibbles(matrix, quant::kQ4KSubBlock, /*offsets=*/true, /*f32_scales=*/true);
     case Format::kQ5K:
-      return Bytewise(matrix, quant::kQ4KSubBlock, /*offsets=*/true);
+      return Bytes(matrix, quant::kQ4KSubBlock, /*offsets=*/true, /*f32_scales=*/true);
     case Format::kQ6K:
-      return Bytewise(matrix, quant::kQ6KSubBlock, /*offsets=*/false);
+      return Bytes(matrix, quant::kQ6KSubBlock, /*offsets=*/false, /*f32_scales=*/true);
     case Format::kInt5Affine:
     case Format::kInt8:
-      return Bytewise(matrix, matrix.group, matrix.offsets);
+      return Bytes(matrix, matrix.group, matrix.offsets, matrix.f32_scales);
     case Format::kFp8:
-      return Bytewise(matrix, matrix.group, /*offsets=*/false);
+      return Bytes(matrix, matrix.group, /*offsets=*/false, matrix.f32_scales);
     case Format::kBf16:
       stored.storage = Storage::kBf16;
       return stored;

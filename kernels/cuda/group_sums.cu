@@ -1,7 +1,7 @@
-// Sums of x over the groups of a 4-bit matrix's columns, for its offsets.
+// Sums of x over the groups of a matrix in tiles's columns, for its offsets.
 #include "kernels/cuda/half_type.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/w4_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 
 namespace nibble::cuda {
 namespace {
@@ -36,16 +36,16 @@ __global__ void __launch_bounds__(kThreads) GroupSums(const Params p) {
 
 }  // namespace
 
-cudaError_t LaunchGroupSums(const W4Linear& call, float* sums, cudaStream_t stream) {
+cudaError_t LaunchGroupSums(const TiledLinear& call, float* sums, cudaStream_t stream) {
   const bool known = call.dtype == DType::kBf16 || call.dtype == DType::kF16;
   if (!known || call.rows < 1 || call.x_stride % 8 != 0) return cudaErrorInvalidValue;
   const Params p{static_cast<const uint16_t*>(call.x),
                  sums,
                  call.x_stride,
                  call.layout.cols,
-                 W4ColTiles(call.layout) * kW4TileCols,
+                 ColTiles(call.layout) * TileCols(call.layout.codes),
                  call.layout.group,
-                 W4GroupSumsStride(call.rows)};
+                 GroupSumsStride(call.rows)};
   return Launch(call.dtype == DType::kBf16 ? GroupSums<Bf16> : GroupSums<F16>,
                 {dim3(static_cast<uint32_t>(call.rows)), dim3(kThreads), 0, stream}, p);
 }

@@ -4,16 +4,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cuda/quantize_rows.h"
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/w4_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 
 namespace nibble::cuda {
 namespace {
 
 constexpr int32_t kPassRows = kGemmRows;
-// Of a weight, dequantized at once: 32 MiB. Few enough that the slab stays in the L2 cache of no
-// device, many enough that a GEMM fills one.
+// Of a weight of floats, converted at once: 32 MiB. Few enough that the slab stays in the L2 cache
+// of no device, many enough that a GEMM fills one.
 constexpr int32_t kSlabElements = 16 << 20;
 constexpr int32_t kLeastSlabRows = 64, kMostSlabRows = 32768;
 
@@ -37,6 +38,11 @@ Tensor ColsOf(const Tensor& x, int32_t first, int32_t count) {
   return cols;
 }
 
+RowCodes RowCodesFor(CodesShape::Kind kind) {
+  if (kind == CodesShape::Kind::kInt8) return RowCodes::kInt8;
+  return HasBlocks(kind) ? RowCodes::kE4m3Blocks : RowCodes::kE4m3;
+}
+
 // Where a product goes.
 struct Target {
   Tensor y;  // [rows of the pass, weight's rows]
@@ -56,15 +62,18 @@ class Pass {
     int64_t counters = 0, results = 0;
     for (const PackedMatrix* weight : params.weights) {
       const StoredMatrix& stored = static_cast<const CudaMatrix*>(weight)->stored();
-      if (!IsW4(stored, y.dtype)) continue;
-      const int64_t counter_bytes = W4CounterBytes(stored.w4, kPassRows);
+      if (!IsTiled(stored)) continue;
+      const int64_t counter_bytes = TiledCounterBytes(stored.tiled, kPassRows);
       counters = std::max(counters, counter_bytes);
-      results = std::max(results, W4WorkspaceBytes(stored.w4, kPassRows) - counter_bytes);
+      results = std::max(results, TiledWorkspaceBytes(stored.tiled, kPassRows) - counter_bytes);
     }
     if (results > 0) {
-      w4_results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
+      tiled_results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
     }
     if (params.norm_weight != nullptr) Normalize(params);
+    for (const PackedMatrix* weight : params.weights) {
+      Quantize(static_cast<const CudaMatrix*>(weight)->stored());
+    }
     if (params.gated) {
       Gated(params, y);
     } else {
@@ -73,9 +82,7 @@ class Pass {
   }
 
  private:
-  static bool IsW4(const StoredMatrix& weight, DType y) {
-    return weight.storage == Storage::kW4 && y != DType::kF32;
-  }
+  static bool IsTiled(const StoredMatrix& weight) { return weight.storage == Storage::kTiled; }
 
   void Normalize(const LinearParams& params) {
     RmsNormCall norm;
@@ -91,6 +98,22 @@ class Pass {
     device_.Keep(LaunchRmsNorm(norm, device_.stream()), "linear (norm)");
     x_.data = norm.out;
     x_.stride = norm.out_stride;
+  }
+
+  // x in the codes that this weight is multiplied with, once a pass.
+  void Quantize(const StoredMatrix& weight) {
+    if (weight.storage != Storage::kCodes) return;
+    QuantizeRowsCall& call = quantized_[static_cast<size_t>(RowCodesFor(weight.kind))];
+    if (call.x != nullptr) return;
+    call.dtype = x_.dtype;
+    call.codes = RowCodesFor(weight.kind);
+    call.rows = x_.rows;
+    call.cols = x_.cols;
+    call.x = x_.data;
+    call.x_stride = x_.stride;
+    call.out = static_cast<uint8_t*>(workspace_.Take(int64_t{kPassRows} * x_.cols));
+    call.scales = static_cast<float*>(workspace_.Take(int64_t{kPassRows} * BlocksOf(x_.cols) * 4));
+    device_.Keep(LaunchQuantizeRows(call, device_.stream()), "linear (quantize)");
   }
 
   void Concatenated(const LinearParams& params, const Tensor& y) {
@@ -125,35 +148,68 @@ class Pass {
 
   void Multiply(const StoredMatrix& weight, const Target& to) {
     const Workspace before = workspace_;  // what one weight takes, the next may have
-    if (IsW4(weight, to.y.dtype)) {
-      MultiplyW4(weight, to);
+    if (IsTiled(weight)) {
+      MultiplyTiles(weight, to);
+    } else if (weight.storage == Storage::kCodes) {
+      MultiplyCodes(weight, to);
     } else {
       MultiplySlabs(weight, to);
     }
     workspace_ = before;
   }
 
-  void MultiplyW4(const StoredMatrix& weight, const Target& to) {
-    W4Linear call;
-    call.layout = weight.w4;
+  void MultiplyTiles(const StoredMatrix& weight, const Target& to) {
+    TiledLinear call;
+    call.layout = weight.tiled;
     call.weights = weight.bytes;
     call.dtype = x_.dtype;
     call.x = x_.data;
     call.x_stride = x_.stride;
+    call.f32_y = to.y.dtype == DType::kF32;
     call.y = to.y.data;
     call.y_stride = to.y.stride;
     call.rows = x_.rows;
     call.bias = to.bias;
     call.accumulate = to.accumulate;
     call.early_weights = device_.dependent_launches();
-    if (W4Splits(weight.w4) > 1) call.workspace = w4_results_ - W4CounterBytes(weight.w4, x_.rows);
-    if (weight.w4.offsets) {
-      auto* sums = static_cast<float*>(workspace_.Take(int64_t{W4GroupSumsGroups(weight.w4)} *
-                                                       W4GroupSumsStride(kPassRows) * 4));
+    if (TiledSplits(weight.tiled) > 1)
+      call.workspace = tiled_results_ - TiledCounterBytes(weight.tiled, x_.rows);
+    if (weight.tiled.offsets) {
+      auto* sums = static_cast<float*>(
+          workspace_.Take(int64_t{GroupSumsGroups(weight.tiled)} * GroupSumsStride(kPassRows) * 4));
       device_.Keep(LaunchGroupSums(call, sums, device_.stream()), "linear (group sums)");
       call.group_sums = sums;
     }
-    device_.Keep(LaunchW4Linear(call, device_.stream()), "linear");
+    device_.Keep(LaunchTiledLinear(call, device_.stream()), "linear");
+  }
+
+  void MultiplyCodes(const StoredMatrix& weight, const Target& to) {
+    const QuantizeRowsCall& x = quantized_[static_cast<size_t>(RowCodesFor(weight.kind))];
+    const bool has_blocks = HasBlocks(weight.kind);
+    const auto* scales = reinterpret_cast<const float*>(weight.bytes + CodeScalesAt(weight));
+    CodesCall call;
+    call.shape = {.kind = weight.kind, .cols = weight.cols, .out = weight.rows};
+    call.x = x.out;
+    call.w = weight.bytes;
+    call.x_scales = has_blocks ? x.scales : nullptr;
+    call.w_scales = has_blocks ? scales : nullptr;
+    call.y = workspace_.Take(int64_t{kPassRows} * weight.rows * 4);
+    call.rows = x.rows;
+    device_.Keep(gemm_.RunCodes(call, device_.stream()), "linear (GEMM of codes)");
+    FinishCall finish;
+    finish.dtype = to.y.dtype;
+    finish.int32_sums = weight.kind == CodesShape::Kind::kInt8;
+    finish.sums = call.y;
+    finish.sums_stride = weight.rows;
+    finish.row_scales = has_blocks ? nullptr : x.scales;
+    finish.col_scales = has_blocks ? nullptr : scales;
+    finish.bias = to.bias;
+    finish.accumulate = to.accumulate;
+    finish.rows = x.rows;
+    finish.cols = weight.rows;
+    finish.y = to.y.data;
+    finish.y_stride = to.y.stride;
+    device_.Keep(LaunchFinish(finish, device_.stream()), "linear (finish)");
   }
 
   void MultiplySlabs(const StoredMatrix& weight, const Target& to) {
@@ -213,22 +269,28 @@ class Pass {
   Gemm& gemm_;
   Workspace& workspace_;
   Tensor x_;
-  uint8_t* w4_results_ = nullptr;  // counters lie before them
+  uint8_t* tiled_results_ = nullptr;  // counters lie before them
+  QuantizeRowsCall quantized_[3];     // x as each RowCodes; without x: not yet
 };
 
 }  // namespace
 
 absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes) {
   const int64_t pass = kPassRows;
-  int64_t needed = Workspace::kCounterBytes + 6 * Workspace::kAlignment;
+  int64_t needed = Workspace::kCounterBytes + 12 * Workspace::kAlignment;
   needed += pass * weight.cols * 2;      // normalized
   needed += pass * 2 * weight.rows * 2;  // gate and up
   int64_t counters = 0;
-  int64_t product = int64_t{SlabRows(weight)} * (weight.cols * 2 + pass * 4);
-  if (weight.storage == Storage::kW4) {
-    counters = W4CounterBytes(weight.w4, kPassRows);
-    needed += W4WorkspaceBytes(weight.w4, kPassRows);
-    product = std::max(product, int64_t{W4GroupSumsGroups(weight.w4)} * pass * 4);
+  int64_t product = 0;
+  if (weight.storage == Storage::kTiled) {
+    counters = TiledCounterBytes(weight.tiled, kPassRows);
+    needed += TiledWorkspaceBytes(weight.tiled, kPassRows);
+    product = int64_t{GroupSumsGroups(weight.tiled)} * pass * 4;
+  } else if (weight.storage == Storage::kCodes) {
+    needed += 3 * (pass * weight.cols + pass * BlocksOf(weight.cols) * 4);
+    product = pass * weight.rows * 4;
+  } else {
+    product = int64_t{SlabRows(weight)} * (weight.cols * 2 + pass * 4);
   }
   needed += product;
   if (needed <= workspace_bytes && counters <= Workspace::kCounterBytes) return absl::OkStatus();

@@ -1,10 +1,10 @@
 // LinearParams (kernels/ops.h) on the device: which kernel multiplies with which weight, in passes
 // of at most 64 rows of x.
 //
-//   kW4, 16-bit y   w4_linear: the codes are read once a pass
-//   all others      a slab of rows is dequantized to the workspace, and the GEMM multiplies with
-//   it;
-//                   16-bit weights of the activations' own type need no slab
+//   kTiled      tiled_linear: the codes are read once a pass
+//   kCodes      rows of x are quantized, once a pass, and the GEMM multiplies codes with codes
+//   all others  the GEMM multiplies; weights of another type than the activations are converted
+//               before it, a slab of rows at a time, in the workspace
 //
 // A row's result is the same bits in any pass, so batches of any size agree.
 #pragma once

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/w4_pack.h"
+#include "kernels/cuda/tiled_pack.h"
 #include "kernels/half.h"
 
 namespace nibble::cuda {
@@ -42,37 +43,24 @@ quant::Matrix WithoutSubScales(const quant::Matrix& matrix, Format format, int32
   return plain;
 }
 
-void Append(std::vector<uint8_t>& bytes, const void* values, size_t size) {
-  bytes.resize(RoundUp16(static_cast<int64_t>(bytes.size())));
-  const auto* from = static_cast<const uint8_t*>(values);
-  bytes.insert(bytes.end(), from, from + size);
-  bytes.resize(RoundUp16(static_cast<int64_t>(bytes.size())));
-}
-
-HostMatrix WithScales(const quant::Matrix& matrix, Storage storage,
-                      const std::vector<uint8_t>& codes) {
+HostMatrix Plain(const quant::Matrix& matrix, Storage storage, std::vector<uint8_t> codes) {
   HostMatrix packed;
   packed.stored.storage = storage;
   packed.stored.rows = matrix.rows;
   packed.stored.cols = matrix.cols;
-  if (HasScales(storage)) {
-    packed.stored.group = matrix.group;
-    packed.stored.row_group = matrix.row_group;
-    packed.stored.offsets = !matrix.offsets.empty();
-  }
-  packed.bytes.reserve(StoredBytes(packed.stored));
-  Append(packed.bytes, codes.data(), codes.size());
-  Append(packed.bytes, matrix.scales.data(), matrix.scales.size() * sizeof(float));
-  Append(packed.bytes, matrix.offsets.data(), matrix.offsets.size() * sizeof(float));
+  packed.bytes = std::move(codes);
+  packed.bytes.resize(StoredBytes(packed.stored));
   return packed;
 }
 
-HostMatrix WidenNibbles(const quant::Matrix& matrix) {
+quant::Matrix WidenNibbles(quant::Matrix matrix) {
   std::vector<uint8_t> codes(int64_t{matrix.rows} * matrix.cols);
   for (size_t i = 0; i < codes.size(); ++i) {
     codes[i] = static_cast<uint8_t>(Nibble(matrix, static_cast<int64_t>(i)));
   }
-  return WithScales(matrix, Storage::kInt8, codes);
+  matrix.codes = std::move(codes);
+  matrix.format = Format::kInt8;
+  return matrix;
 }
 
 HostMatrix PackFloats(const quant::Matrix& matrix) {
@@ -81,23 +69,56 @@ HostMatrix PackFloats(const quant::Matrix& matrix) {
   const auto all = [&](auto is) { return std::all_of(values.begin(), values.end(), is); };
   const bool is_f16 = all([](float x) { return F16ToF32(F32ToF16(x)) == x; });
   const bool is_bf16 = !is_f16 && all([](float x) { return Bf16ToF32(F32ToBf16(x)) == x; });
-  if (!is_f16 && !is_bf16) return WithScales(matrix, Storage::kF32, matrix.codes);
+  if (!is_f16 && !is_bf16) return Plain(matrix, Storage::kF32, matrix.codes);
   std::vector<uint8_t> codes(values.size() * 2);
   for (size_t i = 0; i < values.size(); ++i) {
     const uint16_t half = is_f16 ? F32ToF16(values[i]) : F32ToBf16(values[i]);
     std::memcpy(&codes[2 * i], &half, 2);
   }
-  return WithScales(matrix, is_f16 ? Storage::kF16 : Storage::kBf16, codes);
+  return Plain(matrix, is_f16 ? Storage::kF16 : Storage::kBf16, std::move(codes));
 }
 
-absl::StatusOr<HostMatrix> PackNibbles(const quant::Matrix& matrix) {
-  absl::StatusOr<W4Packed> packed = PackW4(matrix);
+// The kind of codes that the matrix would be kept in for the GEMM, if it has one.
+std::optional<CodesShape::Kind> KindOf(const quant::Matrix& matrix) {
+  using Kind = CodesShape::Kind;
+  const bool by_row = matrix.group == matrix.cols;
+  if (matrix.format == Format::kInt8 && by_row && matrix.offsets.empty()) return Kind::kInt8;
+  if (matrix.format != Format::kFp8) return std::nullopt;
+  const bool is_e4m3 = matrix.fp8 == quant::Fp8::kE4m3;
+  if (by_row) return is_e4m3 ? Kind::kE4m3 : Kind::kE5m2;
+  return is_e4m3 ? Kind::kE4m3Blocks : Kind::kE5m2Blocks;
+}
+
+HostMatrix Codes(const quant::Matrix& matrix, CodesShape::Kind kind) {
+  HostMatrix packed;
+  packed.stored.storage = Storage::kCodes;
+  packed.stored.rows = matrix.rows;
+  packed.stored.cols = matrix.cols;
+  packed.stored.kind = kind;
+  packed.bytes = matrix.codes;
+  packed.bytes.resize(StoredBytes(packed.stored));
+  uint8_t* scales = packed.bytes.data() + CodeScalesAt(packed.stored);
+  const auto put = [&](int64_t at, float scale) { std::memcpy(scales + at * 4, &scale, 4); };
+  if (!HasBlocks(kind)) {
+    for (int32_t row = 0; row < matrix.rows; ++row) put(row, matrix.scales[row / matrix.row_group]);
+    return packed;
+  }
+  const int32_t across = BlocksOf(matrix.cols);
+  for (int32_t block = 0; block < BlocksOf(matrix.rows) * across; ++block) {
+    put(int64_t{block / across} * BlockScaleStride(matrix.cols) + block % across,
+        matrix.scales[block]);
+  }
+  return packed;
+}
+
+absl::StatusOr<HostMatrix> Tiled(const quant::Matrix& matrix) {
+  absl::StatusOr<TiledMatrix> packed = PackTiles(matrix);
   if (!packed.ok()) return packed.status();
   HostMatrix host;
-  host.stored.storage = Storage::kW4;
+  host.stored.storage = Storage::kTiled;
   host.stored.rows = matrix.rows;
   host.stored.cols = matrix.cols;
-  host.stored.w4 = packed->layout;
+  host.stored.tiled = packed->layout;
   host.bytes = std::move(packed->bytes);
   return host;
 }
@@ -131,44 +152,41 @@ void AppendAll(std::vector<T>& to, const std::vector<T>& from) {
 
 // The header, in the machine's byte order.
 struct Header {
-  int32_t rows, cols, group, row_group, storage, offsets;
-  int32_t w4_group, w4_table_codes, w4_f32_scales, w4_offsets, w4_zero;
+  int32_t storage, rows, cols;
+  int32_t group, codes, scales, offsets, zero;  // kTiled
+  int32_t kind;                                 // kCodes
   float table[16];
 };
 
 }  // namespace
 
-absl::StatusOr<HostMatrix> PackMatrix(const quant::Matrix& matrix) {
+absl::StatusOr<HostMatrix> PackMatrix(const quant::Matrix& matrix, const Multiplies& multiplies) {
   if (const absl::Status status = quant::Validate(matrix); !status.ok()) return status;
   if (matrix.cols % 8 != 0) {
     return absl::UnimplementedError(
         absl::StrCat("the CUDA kernels need columns in multiples of 8, not ", matrix.cols));
   }
+  const std::optional<CodesShape::Kind> kind = KindOf(matrix);
+  if (multiplies && kind.has_value() &&
+      multiplies({.kind = *kind, .cols = matrix.cols, .out = matrix.rows})) {
+    return Codes(matrix, *kind);
+  }
   switch (matrix.format) {
     case Format::kInt4Affine:
-      return matrix.group % 32 == 0 ? PackNibbles(matrix) : WidenNibbles(matrix);
-    case Format::kLut4:
-      return PackNibbles(matrix);
+      return Tiled(matrix.group % 32 == 0 ? matrix : WidenNibbles(matrix));
     case Format::kQ4K:
-      return PackNibbles(WithoutSubScales(matrix, Format::kInt4Affine, quant::kQ4KSubBlock, true));
-    case Format::kQ5K: {
-      const quant::Matrix plain =
-          WithoutSubScales(matrix, Format::kInt8, quant::kQ4KSubBlock, true);
-      return WithScales(plain, Storage::kInt8, plain.codes);
-    }
-    case Format::kQ6K: {
-      const quant::Matrix plain =
-          WithoutSubScales(matrix, Format::kInt8, quant::kQ6KSubBlock, false);
-      return WithScales(plain, Storage::kInt8, plain.codes);
-    }
+      return Tiled(WithoutSubScales(matrix, Format::kInt4Affine, quant::kQ4KSubBlock, true));
+    case Format::kQ5K:
+      return Tiled(WithoutSubScales(matrix, Format::kInt8, quant::kQ4KSubBlock, true));
+    case Format::kQ6K:
+      return Tiled(WithoutSubScales(matrix, Format::kInt8, quant::kQ6KSubBlock, false));
+    case Format::kLut4:
     case Format::kInt5Affine:
     case Format::kInt8:
-      return WithScales(matrix, Storage::kInt8, matrix.codes);
     case Format::kFp8:
-      return WithScales(matrix, matrix.fp8 == quant::Fp8::kE4m3 ? Storage::kE4m3 : Storage::kE5m2,
-                        matrix.codes);
+      return Tiled(matrix);
     case Format::kBf16:
-      return WithScales(matrix, Storage::kBf16, matrix.codes);
+      return Plain(matrix, Storage::kBf16, matrix.codes);
     case Format::kF32:
       break;
   }
@@ -211,18 +229,16 @@ absl::StatusOr<quant::Matrix> JoinPieces(int32_t rows, std::vector<MatrixPiece> 
 
 std::string HeaderOf(const StoredMatrix& stored) {
   Header header = {};
+  header.storage = static_cast<int32_t>(stored.storage);
   header.rows = stored.rows;
   header.cols = stored.cols;
-  header.group = stored.group;
-  header.row_group = stored.row_group;
-  header.storage = static_cast<int32_t>(stored.storage);
-  header.offsets = stored.offsets;
-  header.w4_group = stored.w4.group;
-  header.w4_table_codes = stored.w4.codes == W4Codes::kTable;
-  header.w4_f32_scales = stored.w4.f32_scales;
-  header.w4_offsets = stored.w4.offsets;
-  header.w4_zero = stored.w4.zero;
-  std::copy(std::begin(stored.w4.table), std::end(stored.w4.table), header.table);
+  header.kind = static_cast<int32_t>(stored.kind);
+  header.group = stored.tiled.group;
+  header.codes = static_cast<int32_t>(stored.tiled.codes);
+  header.scales = static_cast<int32_t>(stored.tiled.scales);
+  header.offsets = stored.tiled.offsets;
+  header.zero = stored.tiled.zero;
+  std::copy(std::begin(stored.tiled.table), std::end(stored.tiled.table), header.table);
   return std::string(reinterpret_cast<const char*>(&header), sizeof header);
 }
 
@@ -236,36 +252,39 @@ absl::StatusOr<StoredMatrix> StoredOf(absl::string_view bytes) {
   std::memcpy(&h, bytes.data(), sizeof h);
   if (h.rows < 1 || h.rows > kMost) return refuse("rows is ", h.rows);
   if (h.cols < 8 || h.cols > kMost || h.cols % 8 != 0) return refuse("cols is ", h.cols);
-  if (h.storage < 0 || h.storage > static_cast<int32_t>(Storage::kF32)) {
+  if (h.storage < 0 || h.storage > static_cast<int32_t>(Storage::kCodes)) {
     return refuse("storage is ", h.storage);
-  }
-  for (const int32_t flag : {h.offsets, h.w4_table_codes, h.w4_f32_scales, h.w4_offsets}) {
-    if (flag != 0 && flag != 1) return refuse("a flag is ", flag);
   }
   StoredMatrix stored;
   stored.storage = static_cast<Storage>(h.storage);
   stored.rows = h.rows;
   stored.cols = h.cols;
-  if (HasScales(stored.storage)) {
-    if (h.group < 8 || h.group > kMost || h.group % 8 != 0) return refuse("group is ", h.group);
-    if (h.row_group < 1 || h.row_group > kMost) return refuse("row_group is ", h.row_group);
-    stored.group = h.group;
-    stored.row_group = h.row_group;
-    stored.offsets = h.offsets != 0;
+  if (stored.storage == Storage::kCodes) {
+    if (h.kind < 0 || h.kind > static_cast<int32_t>(CodesShape::Kind::kE5m2Blocks)) {
+      return refuse("the kind of codes is ", h.kind);
+    }
+    stored.kind = static_cast<CodesShape::Kind>(h.kind);
   }
-  if (stored.storage != Storage::kW4) return stored;
-  if (h.w4_group != 32 && h.w4_group != 64 && h.w4_group != 128) {
-    return refuse("the group of 4-bit codes is ", h.w4_group);
+  if (stored.storage != Storage::kTiled) return stored;
+  if (h.offsets != 0 && h.offsets != 1) return refuse("a flag is ", h.offsets);
+  if (h.codes < 0 || h.codes > static_cast<int32_t>(TiledCodes::kE5m2)) {
+    return refuse("the kind of codes is ", h.codes);
   }
-  if (h.w4_zero < 0 || h.w4_zero > 15) return refuse("zero is ", h.w4_zero);
-  stored.w4.rows = h.rows;
-  stored.w4.cols = h.cols;
-  stored.w4.group = h.w4_group;
-  stored.w4.codes = h.w4_table_codes != 0 ? W4Codes::kTable : W4Codes::kInteger;
-  stored.w4.f32_scales = h.w4_f32_scales != 0;
-  stored.w4.offsets = h.w4_offsets != 0 && h.w4_table_codes == 0;
-  stored.w4.zero = h.w4_zero;
-  std::copy(std::begin(h.table), std::end(h.table), stored.w4.table);
+  if (h.scales < 0 || h.scales > static_cast<int32_t>(TiledScales::kBlock)) {
+    return refuse("the kind of scales is ", h.scales);
+  }
+  stored.tiled.rows = h.rows;
+  stored.tiled.cols = h.cols;
+  stored.tiled.group = h.group;
+  stored.tiled.codes = static_cast<TiledCodes>(h.codes);
+  stored.tiled.scales = static_cast<TiledScales>(h.scales);
+  stored.tiled.offsets = h.offsets != 0;
+  stored.tiled.zero = h.zero;
+  std::copy(std::begin(h.table), std::end(h.table), stored.tiled.table);
+  if (!IsTiled(stored.tiled)) {
+    return refuse("codes ", h.codes, " with scales ", h.scales, " of groups of ", h.group,
+                  ", offsets ", h.offsets, ", zero ", h.zero);
+  }
   return stored;
 }
 

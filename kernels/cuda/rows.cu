@@ -23,15 +23,32 @@ __global__ void __launch_bounds__(kThreads) Gather(const GatherCall p) {
   ptx::StoreGlobal16(to, ptx::LoadGlobal16(from));
 }
 
+// A sum with its scales and its bias.
+__device__ __forceinline__ float FinishedSum(const FinishCall& p, int32_t r, int32_t col) {
+  const int64_t at = static_cast<int64_t>(r) * p.sums_stride + col;
+  float sum = p.int32_sums ? static_cast<float>(static_cast<const int32_t*>(p.sums)[at])
+                           : static_cast<const float*>(p.sums)[at];
+  if (p.row_scales != nullptr) sum *= p.row_scales[r] * p.col_scales[col];
+  if (p.bias != nullptr) sum += p.bias[col];
+  return sum;
+}
+
 template <class Half>
 __global__ void __launch_bounds__(kThreads) Finish(const FinishCall p) {
   const int32_t r = static_cast<int32_t>(blockIdx.x), col = ThreadOfRow();
   if (col >= p.cols) return;
   uint16_t* y = static_cast<uint16_t*>(p.y) + static_cast<int64_t>(r) * p.y_stride + col;
-  float sum = p.sums[static_cast<int64_t>(r) * p.sums_stride + col];
-  if (p.bias != nullptr) sum += p.bias[col];
+  float sum = FinishedSum(p, r, col);
   if (p.accumulate) sum += Half::ToFloat(*y);
   *y = static_cast<uint16_t>(Half::Pack(sum, 0.0f));
+}
+
+__global__ void __launch_bounds__(kThreads) FinishF32(const FinishCall p) {
+  const int32_t r = static_cast<int32_t>(blockIdx.x), col = ThreadOfRow();
+  if (col >= p.cols) return;
+  float* y = static_cast<float*>(p.y) + static_cast<int64_t>(r) * p.y_stride + col;
+  const float sum = FinishedSum(p, r, col);
+  *y = p.accumulate ? *y + sum : sum;
 }
 
 dim3 GridOf(int32_t rows, int32_t threads_a_row) {
@@ -54,9 +71,12 @@ cudaError_t LaunchGather(const GatherCall& call, cudaStream_t stream) {
 }
 
 cudaError_t LaunchFinish(const FinishCall& call, cudaStream_t stream) {
-  const bool known = call.dtype == DType::kBf16 || call.dtype == DType::kF16;
-  if (call.rows < 1 || call.cols < 1 || !known) return cudaErrorInvalidValue;
-  return Launch(call.dtype == DType::kBf16 ? Finish<Bf16> : Finish<F16>,
+  const bool known =
+      call.dtype == DType::kBf16 || call.dtype == DType::kF16 || call.dtype == DType::kF32;
+  const bool is_whole = (call.row_scales == nullptr) == (call.col_scales == nullptr);
+  if (call.rows < 1 || call.cols < 1 || !known || !is_whole) return cudaErrorInvalidValue;
+  auto* const of_halves = call.dtype == DType::kBf16 ? Finish<Bf16> : Finish<F16>;
+  return Launch(call.dtype == DType::kF32 ? FinishF32 : of_halves,
                 {GridOf(call.rows, call.cols), dim3(kThreads), 0, stream}, call);
 }
 

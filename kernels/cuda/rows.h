@@ -2,8 +2,8 @@
 // a step, and what a GEMM's sums become. No arithmetic across elements, so a row never depends on
 // its neighbours.
 //
-// Memory-bound; each reads and writes its operands once. 4-bit codes are read word by word, each
-// for one element: as a row of an embedding that is nothing, as a slab it is slow.
+// Memory-bound; each reads and writes its operands once. Codes of tiles are read one by one:
+// as a row of an embedding that is nothing.
 // Needs sm_80. Never run on a GPU yet.
 #pragma once
 
@@ -40,11 +40,14 @@ struct GatherCall {
   int32_t out_stride = 0;
 };
 
-// y[r][i] = sums[r][i] + bias[i], or y[r][i] += that; rounded once.
+// y[r][i] = sums[r][i] * row_scales[r] * col_scales[i] + bias[i], or y[r][i] += that; rounded once.
 struct FinishCall {
-  DType dtype = DType::kBf16;   // of y; or kF16
-  const float* sums = nullptr;  // [rows, cols]
+  DType dtype = DType::kBf16;  // of y; or kF16, kF32
+  bool int32_sums = false;     // else f32
+  const void* sums = nullptr;  // [rows, cols]
   int32_t sums_stride = 0;
+  const float* row_scales = nullptr;  // [rows] and [cols], or null: both or none
+  const float* col_scales = nullptr;
   const float* bias = nullptr;  // [cols] or null
   bool accumulate = false;
   int32_t rows = 0, cols = 0;

@@ -18,6 +18,7 @@
 #include "engine/model_file.h"
 #include "tests/engine/fakes/recording_sink.h"
 #include "tests/engine/quantized_file.h"
+#include "tests/engine/quantized_folder.h"
 
 namespace nibble {
 namespace {
@@ -39,6 +40,17 @@ Device EmulatedCuda(DType activations, DType kv_cache_type, bool graphs = true) 
   options.workspace_bytes = int64_t{16} << 20;
   options.graphs = graphs;
   return {CreateCudaBackend(options).value(), kv_cache_type};
+}
+
+// Of a device that multiplies every kind of codes.
+Device QuantizingCuda() {
+  emulator::TheGpu().SetCapability(9, 0);
+  CudaOptions options;
+  options.workspace_bytes = int64_t{16} << 20;
+  options.quantize_activations = true;
+  Device device = {CreateCudaBackend(options).value(), DType::kF16};
+  emulator::TheGpu().SetCapability(8, 0);
+  return device;
 }
 
 struct Answer {
@@ -146,6 +158,78 @@ TEST_P(CudaGenerationTest, WritesWhatTheCpuWrites) {
 INSTANTIATE_TEST_SUITE_P(EachMix, CudaGenerationTest,
                          testing::Values("q4_0", "q4_1", "q4_k_m", "q8_0", "iq4_nl", "f16"),
                          [](const auto& info) { return info.param; });
+
+// The same of folders with 8-bit weights: int8 by group and by row, fp8 by tensor, row and block.
+struct FolderCase {
+  std::string method;
+  quantize::HfLayout layout = quantize::HfLayout::kCompressedTensors;
+};
+
+class CudaFolderTest : public testing::TestWithParam<FolderCase> {};
+
+TEST_P(CudaFolderTest, WritesWhatTheCpuWrites) {
+  const QuantizedFolder folder(kTinyModel, GetParam().method, GetParam().layout);
+  const std::vector<Answer> expected =
+      Served(folder.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens);
+  const std::vector<Answer> got =
+      Served(folder.path(), EmulatedCuda(DType::kF16, DType::kF16)).Generate(kPrompts, kTokens);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_EQ(got[i].text, expected[i].text) << kPrompts[i];
+    EXPECT_EQ(got[i].ids, expected[i].ids);
+    std::printf("%-20s f16  worst log probability off by %.2e: %s\n", GetParam().method.c_str(),
+                WorstLogprob(got[i], expected[i]), got[i].text.c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EachScheme, CudaFolderTest,
+                         testing::Values(FolderCase{"rtn-int8-sym-g128"},
+                                         FolderCase{"rtn-int8-sym-channel"},
+                                         FolderCase{"rtn-e4m3-tensor"},
+                                         FolderCase{"rtn-e4m3-channel"},
+                                         FolderCase{"rtn-e4m3-block", quantize::HfLayout::kFp8},
+                                         FolderCase{"rtn-e5m2-tensor", quantize::HfLayout::kFp8}),
+                         [](const auto& info) {
+                           std::string name = info.param.method;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// Activations of 8 bits change what is nearly as likely, as they do on a GPU: log probabilities
+// must agree up to where another token is chosen, and company must change no bit.
+class CudaW8A8Test : public testing::TestWithParam<FolderCase> {};
+
+TEST_P(CudaW8A8Test, StaysNearTheCpuAndIsTheSameInAnyCompany) {
+  const QuantizedFolder folder(kTinyModel, GetParam().method, GetParam().layout);
+  const std::vector<Answer> expected =
+      Served(folder.path(), Cpu(DType::kF16)).Generate(kPrompts, kTokens);
+  const std::vector<Answer> got =
+      Served(folder.path(), QuantizingCuda()).Generate(kPrompts, kTokens);
+  Served alone(folder.path(), QuantizingCuda(), /*max_batch_tokens=*/3);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    const size_t same = CommonPrefix(got[i].ids, expected[i].ids);
+    Answer cut = got[i];
+    cut.logprobs.resize(same);
+    EXPECT_GE(same, 3u) << kPrompts[i];
+    EXPECT_LT(WorstLogprob(cut, expected[i]), 0.3);
+    EXPECT_GT(WorstLogprob(cut, expected[i]), 1e-3) << "activations were not quantized";
+    const Answer answer = alone.Generate({kPrompts[i]}, kTokens)[0];
+    EXPECT_EQ(answer.ids, got[i].ids);
+    EXPECT_EQ(WorstLogprob(answer, got[i]), 0);
+    std::printf("%-20s W8A8 %zu of %d tokens the same, worst log probability off by %.2e: %s\n",
+                GetParam().method.c_str(), same, kTokens, WorstLogprob(cut, expected[i]),
+                got[i].text.c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EachScheme, CudaW8A8Test,
+                         testing::Values(FolderCase{"rtn-int8-sym-channel"},
+                                         FolderCase{"rtn-e4m3-channel"},
+                                         FolderCase{"rtn-e4m3-block", quantize::HfLayout::kFp8}),
+                         [](const auto& info) {
+                           std::string name = info.param.method;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 // bf16 has 8 bits where f16 has 11, so where two tokens are nearly as likely the other one may be
 // chosen; up to there the log probabilities must agree to 0.05 (0.02 was seen).

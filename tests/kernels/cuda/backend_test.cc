@@ -13,8 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "emulator/gpu.h"
 #include "half_rows.h"
+#include "measured_error.h"
 #include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble::cuda {
@@ -140,10 +142,14 @@ TEST_P(LinearTest, EqualsTheCpuAndGivesARowTheSameBitsInAnyBatch) {
     // A slab's weights are rounded as y is; a norm rounds its row once more, a gate both of its
     // products.
     const Format format = test.weights[0].format;
-    const bool is_w4 = format == Format::kInt4Affine || format == Format::kLut4;
-    const double more = test.norm || test.gated ? 3 : (is_w4 ? 1 : 1.5);
-    EXPECT_LT(RelativeError({got.begin(), got.end()}, {expected.begin(), expected.end()}),
-              more * (dtype == DType::kBf16 ? kTolerance : kTolerance / 4));
+    const bool is_float = format == Format::kBf16 || format == Format::kF32;
+    const double more = test.norm || test.gated ? 3 : (is_float ? 1.5 : 1);
+    const double error =
+        RelativeError({got.begin(), got.end()}, {expected.begin(), expected.end()});
+    if (is_float && !test.norm) {
+      Measured("gemm", absl::StrCat(quant::FormatName(format), " weights"), dtype, error);
+    }
+    EXPECT_LT(error, more * (dtype == DType::kBf16 ? kTolerance : kTolerance / 4));
     const size_t out = got.size() / rows;
     for (const int32_t row : {0, 5, 63, 64, 69}) {
       const std::vector<float> one(x.begin() + row * cols, x.begin() + (row + 1) * cols);
@@ -160,6 +166,14 @@ constexpr RandomSpec kLut4 = {.format = Format::kLut4, .rows = 40, .cols = 128};
 constexpr RandomSpec kInt8 = {.format = Format::kInt8, .rows = 40, .cols = 128};
 constexpr RandomSpec kFp8 = {
     .format = Format::kFp8, .rows = 40, .cols = 128, .group = 128, .row_group = 40};
+constexpr RandomSpec kFp8Blocks = {
+    .format = Format::kFp8, .rows = 136, .cols = 200, .group = 128, .row_group = 128};
+constexpr RandomSpec kFp8Channels = {
+    .format = Format::kFp8, .rows = 40, .cols = 128, .group = 128, .fp8 = quant::Fp8::kE5m2};
+constexpr RandomSpec kInt8Channels = {
+    .format = Format::kInt8, .rows = 40, .cols = 128, .group = 128, .f16_scales = false};
+constexpr RandomSpec kQ5K = {.format = Format::kQ5K, .rows = 40, .cols = 256};
+constexpr RandomSpec kQ6K = {.format = Format::kQ6K, .rows = 40, .cols = 256};
 constexpr RandomSpec kBf16 = {.format = Format::kBf16, .rows = 40, .cols = 128, .group = 0};
 constexpr RandomSpec kF32 = {.format = Format::kF32, .rows = 40, .cols = 128, .group = 0};
 
@@ -173,6 +187,10 @@ INSTANTIATE_TEST_SUITE_P(
                     LinearCase{"GateAndUp", {kInt4, kInt4}, true, false, false, true},
                     LinearCase{"GateAndUpOfInt8", {kInt8, kInt8}, true, false, false, true},
                     LinearCase{"Int4Logits", {kInt4}, true, false, false, false, true},
+                    LinearCase{"Q6KLogits", {kQ6K}, true, false, false, false, true},
+                    LinearCase{"Fp8Blocks", {kFp8Blocks}, false, true},
+                    LinearCase{"Fp8Channels", {kFp8Channels}, false, false, true},
+                    LinearCase{"Int8Channels", {kInt8Channels}}, LinearCase{"Q5K", {kQ5K}, true},
                     LinearCase{"Bf16Logits", {kBf16}, true, false, false, false, true}),
     [](const auto& info) { return info.param.name; });
 
@@ -328,12 +346,12 @@ TEST(CudaBackendTest, AStepThatIsReplayedGivesTheSameBits) {
 
 // One linear of three 4-bit weights over normalized rows, with dependent launches or without.
 std::vector<float> Dependent(bool allow, int major, emulator::Counts& counts) {
-  emulator::TheGpu().SetMajor(major);
+  emulator::TheGpu().SetCapability(major, 0);
   CudaOptions options;
   options.workspace_bytes = int64_t{4} << 20;
   options.dependent_launches = allow;
   const auto backend = CreateCudaBackend(options).value();
-  emulator::TheGpu().SetMajor(8);
+  emulator::TheGpu().SetCapability(8, 0);
   const LinearCase test{"", {kInt4, kOffsets, kLut4}, true, true};
   emulator::TheGpu().ResetCounts();
   std::vector<float> y =
@@ -370,7 +388,8 @@ TEST(CudaBackendTest, StepsWithPromptsAreNotCaptured) {
 
 TEST(CudaBackendTest, PackedBytesMakeTheSameMatrix) {
   const auto backend = MakeCuda(DType::kF16);
-  for (const RandomSpec& spec : {kInt4, kOffsets, kLut4, kInt8, kFp8, kBf16, kF32}) {
+  for (const RandomSpec& spec :
+       {kInt4, kOffsets, kLut4, kInt8, kInt8Channels, kFp8, kFp8Blocks, kBf16, kF32}) {
     const auto matrix = backend->Pack(quant::RandomMatrix(spec, 2)).value();
     const PackedBytes bytes = backend->ToBytes(*matrix);
     EXPECT_LE(bytes.header.size(), 256u);

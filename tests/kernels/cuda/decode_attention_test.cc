@@ -16,6 +16,7 @@
 #include "device_array.h"
 #include "emulator/gpu.h"
 #include "half_rows.h"
+#include "measured_error.h"
 
 namespace nibble::cuda {
 namespace {
@@ -34,8 +35,11 @@ TEST_P(DecodeShapeTest, EqualsFloat64) {
   const AttentionWorld world(GetParam().shape, {1, 15, 16, 17, 63, 64, 65, 130, 255, 256, 257, 520},
                              5);
   const std::vector<Chunk> rows = world.LastRows();
+  const Shape& shape = GetParam().shape;
+  const double error =
+      RelativeError(ToDoubles(shape.dtype, world.Decode(rows)), world.Expected(rows));
   EXPECT_LT(
-      RelativeError(ToDoubles(GetParam().shape.dtype, world.Decode(rows)), world.Expected(rows)),
+      Measured("decode_attention", std::string(TypeOf(shape.cache)) + " cache", shape.dtype, error),
       kTolerance);
 }
 

@@ -85,6 +85,8 @@ TEST(PackMatrix, HeadersSurvive) {
        {RandomSpec{.rows = 40, .cols = 64, .offsets = true},
         RandomSpec{.format = Format::kLut4, .rows = 40, .cols = 64},
         RandomSpec{.format = Format::kInt8, .rows = 40, .cols = 64, .offsets = true},
+        RandomSpec{.format = Format::kInt8, .rows = 40, .cols = 64, .group = 64},
+        RandomSpec{.format = Format::kBf16, .rows = 40, .cols = 64, .group = 0},
         RandomSpec{.format = Format::kFp8, .rows = 40, .cols = 64, .group = 64, .row_group = 40}}) {
     const StoredMatrix stored = PackMatrix(quant::RandomMatrix(spec, 1)).value().stored;
     const StoredMatrix read = StoredOf(HeaderOf(stored)).value();
@@ -98,8 +100,8 @@ TEST(PackMatrix, HeadersThatLieAreFound) {
       HeaderOf(PackMatrix(quant::RandomMatrix({.rows = 40, .cols = 64}, 1)).value().stored);
   EXPECT_FALSE(StoredOf(header.substr(1)).ok());
   // Any 32-bit number of it, made any of these: refused, or a matrix whose bytes can be counted.
-  for (size_t at = 0; at + 4 <= 11 * 4; at += 4) {
-    for (const int32_t value : {-1, 0, 3, 1 << 30, INT32_MIN, INT32_MAX}) {
+  for (size_t at = 0; at + 4 <= 8 * 4; at += 4) {
+    for (const int32_t value : {-1, 0, 1, 2, 3, 4, 64, 1 << 30, INT32_MIN, INT32_MAX}) {
       std::string changed = header;
       std::memcpy(&changed[at], &value, 4);
       const absl::StatusOr<StoredMatrix> read = StoredOf(changed);

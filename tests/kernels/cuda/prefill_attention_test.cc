@@ -15,6 +15,7 @@
 #include "device_array.h"
 #include "emulator/gpu.h"
 #include "half_rows.h"
+#include "measured_error.h"
 
 namespace nibble::cuda {
 namespace {
@@ -34,8 +35,11 @@ TEST_P(PrefillShapeTest, EqualsFloat64) {
   const AttentionWorld world(GetParam().shape, {1, 70, 90, 200, 300, 520}, 5);
   const std::vector<Chunk> chunks = {{0, 0, 1},     {1, 0, 70},    {2, 17, 65},
                                      {3, 199, 200}, {4, 240, 300}, {5, 510, 515}};
-  EXPECT_LT(RelativeError(ToDoubles(GetParam().shape.dtype, world.Prefill(chunks)),
-                          world.Expected(chunks)),
+  const Shape& shape = GetParam().shape;
+  const double error =
+      RelativeError(ToDoubles(shape.dtype, world.Prefill(chunks)), world.Expected(chunks));
+  EXPECT_LT(Measured("prefill_attention", std::string(TypeOf(shape.cache)) + " cache", shape.dtype,
+                     error),
             kTolerance);
 }
 

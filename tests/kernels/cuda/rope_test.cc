@@ -20,6 +20,7 @@
 #include "kernels/cuda/kv_layout.h"
 #include "kernels/fp8.h"
 #include "kernels/ops.h"
+#include "measured_error.h"
 
 namespace nibble::cuda {
 namespace {
@@ -158,8 +159,10 @@ TEST_P(RopeTest, RotatesAndStoresAsFloat64Does) {
   const std::vector<uint16_t> qkv = RandomHalves(dtype, 3 * kCols, 6);
   const Result got = RotateAndStore(dtype, cache, rotary_dim, half_layout, qkv);
   const std::vector<double> expected = Rotated(ToDoubles(dtype, qkv), rotary_dim, half_layout);
-  EXPECT_LT(RelativeError(ToDoubles(dtype, got.qkv), expected), kTolerance);
-  EXPECT_LT(RelativeError(Stored(cache, got.k), Columns(expected, kHeads, kKvHeads)),
+  EXPECT_LT(Measured("rope_store", "q", dtype, RelativeError(ToDoubles(dtype, got.qkv), expected)),
+            kTolerance);
+  EXPECT_LT(Measured("rope_store", std::string(TypeOf(cache)) + " cache", dtype,
+                     RelativeError(Stored(cache, got.k), Columns(expected, kHeads, kKvHeads))),
             CacheTolerance(cache));
   EXPECT_LT(RelativeError(Stored(cache, got.v), Columns(expected, kHeads + kKvHeads, kKvHeads)),
             CacheTolerance(cache));

@@ -40,6 +40,10 @@ class Gpu {
   Counts& counts() { return counts_; }
   void ResetCounts() { counts_ = {}; }
 
+  // Compute capability, 8.0 at first: of what libraries are told, kernels run alike.
+  void SetCapability(int major, int minor) { capability_ = {major, minor}; }
+  std::pair<int, int> capability() const { return capability_; }
+
   // 0: threads and blocks run in order; otherwise shuffled.
   void SetSeed(uint32_t seed) { seed_ = seed; }
 
@@ -58,10 +62,6 @@ class Gpu {
 
   void AllowShared(const void* function, size_t bytes) { shared_limits_[function] = bytes; }
 
-  // The device's compute capability, 8.0 unless a test says otherwise.
-  void SetMajor(int major) { major_ = major; }
-  int major() const { return major_; }
-
   // What a fault leaves: the error that every call of the runtime returns from then on, and its
   // story. TakeFault clears both, which no real device does.
   cudaError_t error() const { return fault_.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
@@ -77,7 +77,7 @@ class Gpu {
   std::unique_ptr<Recorded> capture_;
   bool capture_broken_ = false;
   uint32_t seed_ = 0;
-  int major_ = 8;
+  std::pair<int, int> capability_ = {8, 0};
   std::string fault_;
 };
 

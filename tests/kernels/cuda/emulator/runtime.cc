@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <tuple>
 
 #include "emulator/gpu.h"
 
@@ -79,7 +80,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated thread block");
-  properties->major = TheGpu().major();
+  std::tie(properties->major, properties->minor) = TheGpu().capability();
   properties->totalGlobalMem = TheGpu().memory().total_bytes();
   properties->multiProcessorCount = 1;
   return cudaSuccess;

@@ -1,7 +1,0 @@
-#include "kernels/cuda/w4_linear.cuh"
-
-namespace nibble::cuda {
-cudaError_t StartW4F16(const W4Linear& call, cudaStream_t stream) {
-  return StartW4<F16>(call, stream);
-}
-}  // namespace nibble::cuda

@@ -1,0 +1,279 @@
+// The tiled linear on the emulator: against float64 over dequantized weights, for every format,
+// group and number of rows; its bits whatever the neighbours and the order of blocks; and what it
+// asks of memory.
+#include "kernels/cuda/tiled_linear.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "measured_error.h"
+#include "tiled_world.h"
+
+namespace nibble::cuda {
+namespace {
+
+using emulator::TheGpu;
+using quant::Format;
+
+struct FormatCase {
+  std::string name;
+  quant::RandomSpec spec;
+  DType dtype = DType::kBf16;
+};
+
+std::vector<FormatCase> FormatCases() {
+  std::vector<FormatCase> cases;
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const std::string type = dtype == DType::kBf16 ? "Bf16" : "F16";
+    for (const int group : {32, 64, 128}) {
+      const std::string of_group = "OfGroup" + std::to_string(group) + type;
+      for (const bool f16 : {true, false}) {
+        const std::string name = (f16 ? "F16Scales" : "F32Scales") + of_group;
+        quant::RandomSpec spec{.rows = 128, .cols = 384, .group = group, .f16_scales = f16};
+        cases.push_back({"Int4" + name, spec, dtype});
+        spec.offsets = true;
+        cases.push_back({"Int4WithOffsets" + name, spec, dtype});
+        spec.offsets = false;
+        spec.format = Format::kLut4;
+        spec.table = quant::RandomSpec::Table::kInteger;  // IQ4_NL's, exact in 16 bits
+        cases.push_back({"Lut4" + name, spec, dtype});
+      }
+    }
+  }
+  // 8-bit codes of every other group; those of whole rows and blocks are among TiledFormats.
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const std::string type = dtype == DType::kBf16 ? "Bf16" : "F16";
+    for (const int group : {16, 64, 128, 192}) {
+      const std::string of_group = "OfGroup" + std::to_string(group) + type;
+      quant::RandomSpec spec{
+          .format = Format::kInt8, .rows = 128, .cols = 384, .group = group, .f16_scales = false};
+      cases.push_back({"Int8" + of_group, spec, dtype});
+      spec.offsets = true;
+      cases.push_back({"Int8WithOffsets" + of_group, spec, dtype});
+    }
+  }
+  // Tables that 16 bits round (NF4): f16 keeps them well, bf16 adds up to 2^-9 a weight, see the
+  // case below.
+  quant::RandomSpec any{.format = Format::kLut4, .rows = 128, .cols = 384, .group = 64};
+  cases.push_back({"AnyTableF16", any, DType::kF16});
+  quant::RandomSpec mxfp4{.format = Format::kLut4, .rows = 128, .cols = 384, .group = 32};
+  mxfp4.table = quant::RandomSpec::Table::kHalves;
+  mxfp4.e8m0_scales = true;
+  cases.push_back({"PowersOfTwo", mxfp4});
+  return cases;
+}
+
+class TiledFormatTest : public testing::TestWithParam<FormatCase> {};
+
+TEST_P(TiledFormatTest, EqualsTheDequantizedProduct) {
+  const Weight weight(GetParam().spec, 11);
+  const double error = ErrorOf(weight, 5, GetParam().dtype);
+  RecordProperty("error", std::to_string(error));
+  if (GetParam().name == "AnyTableF16")
+    Measured("tiled_linear", "Lut4AnyTable", DType::kF16, error);
+  EXPECT_LT(error, kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, TiledFormatTest, testing::ValuesIn(FormatCases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(TiledLinear, RoundsTheEntriesOfAnyTableToBf16) {
+  const Weight weight({.format = Format::kLut4, .rows = 128, .cols = 384, .group = 64}, 11);
+  const double error = ErrorOf(weight, 5, DType::kBf16);
+  EXPECT_LT(Measured("tiled_linear", "Lut4AnyTable", DType::kBf16, error),
+            3e-3);  // two roundings of up to 2^-9
+}
+
+class TiledRowsTest : public testing::TestWithParam<TiledFormat> {
+ protected:
+  double Told(double error, DType dtype) const {
+    return Measured("tiled_linear", GetParam().name, dtype, error);
+  }
+};
+
+// Tails: rows of W that end within a tile, a warp, and four; columns that end within a tile.
+TEST_P(TiledRowsTest, EqualsTheProductOnShapesWithTails) {
+  for (const auto& [rows, cols] :
+       {std::pair{1, 32}, std::pair{130, 96}, std::pair{37, 576}, std::pair{255, 160}}) {
+    SCOPED_TRACE(testing::Message() << rows << " x " << cols);
+    const Weight weight(GetParam().Of(rows, cols), 17);
+    // As many results as it takes for their roundings to average out.
+    EXPECT_LT(Told(ErrorOf(weight, rows == 1 ? 64 : 3, DType::kBf16), DType::kBf16), kTolerance);
+    EXPECT_LT(Told(ErrorOf(weight, 9, DType::kF16), DType::kF16), kTolerance / 4);
+  }
+}
+
+// Every number of rows, and one more than a block takes; x rows 1 .. n are those of the widest
+// call, bit by bit.
+TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
+  const bool is_4bit =
+      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  const Weight weight(GetParam().Of(40, is_4bit ? 544 : 288), 23);
+  ASSERT_GT(TiledSplits(weight.layout()), 1);
+  constexpr int32_t kMost = 65;
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const std::vector<uint16_t> x = RandomHalves(dtype, size_t{kMost} * weight.cols(), 4);
+    const std::vector<uint16_t> all = Multiply(weight, x, {.dtype = dtype});
+    EXPECT_LT(Told(RelativeError(ToDoubles(dtype, all), weight.Times(dtype, x)), dtype),
+              dtype == DType::kBf16 ? kTolerance : kTolerance / 4);
+    for (int32_t rows = 1; rows < kMost; ++rows) {
+      const std::vector<uint16_t> few(x.end() - int64_t{rows} * weight.cols(),
+                                      x.end());  // at other places, too
+      const std::vector<uint16_t> expected(all.end() - int64_t{rows} * weight.rows(), all.end());
+      ASSERT_EQ(Multiply(weight, few, {.dtype = dtype}), expected) << rows << " rows";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, TiledRowsTest, testing::ValuesIn(TiledFormats()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(TiledLinear, GivesTheSameBitsInEveryOrderOfBlocksAndThreads) {
+  const Weight weight({.rows = 256, .cols = 1536, .group = 128, .offsets = true}, 29);
+  ASSERT_EQ(TiledSplits(weight.layout()), 3);
+  const std::vector<uint16_t> x = RandomHalves(DType::kBf16, 3 * size_t{1536}, 5);
+  const std::vector<uint16_t> expected = Multiply(weight, x);
+  for (uint32_t seed = 1; seed <= 5; ++seed) {
+    TheGpu().SetSeed(seed);
+    EXPECT_EQ(Multiply(weight, x, {.calls = 2}), expected) << "seed " << seed;
+  }
+  TheGpu().SetSeed(0);
+}
+
+TEST(TiledLinear, AddsBiasAndAccumulates) {
+  const Weight weight({.rows = 130, .cols = 128}, 31);
+  const std::vector<uint16_t> x = RandomHalves(DType::kBf16, 2 * 128, 6);
+  const std::vector<uint16_t> y = RandomHalves(DType::kBf16, 2 * 130, 7);
+  std::vector<float> bias(130);
+  for (int i = 0; i < 130; ++i) bias[i] = 0.01f * i;
+  std::vector<double> expected = weight.Times(DType::kBf16, x);
+  for (size_t i = 0; i < expected.size(); ++i)
+    expected[i] += bias[i % 130] + ToFloat(DType::kBf16, y[i]);
+  EXPECT_LT(
+      RelativeError(ToDoubles(DType::kBf16, Multiply(weight, x, {.y = y, .bias = bias})), expected),
+      kTolerance);
+}
+
+// A NaN stays in its row.
+TEST(TiledLinear, KeepsRowsApart) {
+  const Weight weight({.rows = 128, .cols = 256, .offsets = true}, 37);
+  std::vector<uint16_t> x = RandomHalves(DType::kBf16, 3 * 256, 8);
+  const std::vector<uint16_t> clean = Multiply(weight, x);
+  x[256 + 7] = F32ToBf16(NAN);
+  const std::vector<uint16_t> dirty = Multiply(weight, x);
+  for (int i = 0; i < 3 * 128; ++i) {
+    if (i / 128 == 1) {
+      EXPECT_TRUE(std::isnan(Bf16ToF32(dirty[i])));
+    } else {
+      EXPECT_EQ(dirty[i], clean[i]);
+    }
+  }
+}
+
+TEST(TiledLinear, RefusesCallsItWouldGetWrong) {
+  const Weight weight({.rows = 128, .cols = 640}, 1);
+  const DeviceArray<uint16_t> x(std::vector<uint16_t>(1280, 0)), y(128);
+  const DeviceArray<uint8_t> workspace(
+      static_cast<size_t>(TiledWorkspaceBytes(weight.layout(), 1)));
+  const TiledLinear good{.layout = weight.layout(),
+                         .weights = weight.data(),
+                         .x = x.data(),
+                         .x_stride = 640,
+                         .y = y.data(),
+                         .y_stride = 128,
+                         .rows = 1,
+                         .workspace = workspace.data()};
+  const auto error = [&](auto change) {
+    TiledLinear call = good;
+    change(call);
+    return LaunchTiledLinear(call, nullptr);
+  };
+  EXPECT_EQ(error([&](TiledLinear& c) { c.x = x.data() + 1; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.x_stride = 644; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.rows = 0; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.workspace = nullptr; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.dtype = DType::kF32; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.layout.offsets = true; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.layout.group = 16; }), cudaErrorInvalidValue);
+}
+
+// Every variant fits the 99 KB of shared memory that sm_89 gives a block.
+TEST(TiledLinear, FitsTheSmallestDevice) {
+  std::vector<TiledFormat> formats = TiledFormats();
+  formats.push_back({"Widest", {.format = Format::kInt8, .group = 16, .offsets = true}});
+  for (const TiledFormat& format : formats) {
+    const Weight weight(format.Of(128, 128), 1);
+    for (const int32_t rows : {8, 16, 32, 64}) {
+      TheGpu().ResetCounts();
+      Multiply(weight, RandomHalves(DType::kBf16, static_cast<size_t>(rows) * 128, 2));
+      EXPECT_LE(TheGpu().counts().shared_bytes, 99u * 1024) << format.name << ", " << rows;
+    }
+  }
+}
+
+class TiledCountsTest : public testing::TestWithParam<TiledFormat> {};
+
+// What the kernel asks of memory, by the emulator's counters: its budgets.
+TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
+  for (const int32_t rows : {1, 16, 64}) {
+    const Weight weight(GetParam().Of(256, 1024), 41);
+    const std::vector<uint16_t> x = RandomHalves(DType::kBf16, static_cast<size_t>(rows) * 1024, 9);
+    TheGpu().ResetCounts();
+    Multiply(weight, x);
+    const emulator::Counts counts = TheGpu().counts();
+    SCOPED_TRACE(testing::Message()
+                 << rows << " rows: " << counts.global_read_bytes << " bytes read, "
+                 << counts.bytes_in_flight << " in flight, worst conflict at code " << std::hex
+                 << counts.worst_conflict_site);
+    EXPECT_LE(counts.GlobalExcess(), 1.03);
+    EXPECT_EQ(counts.bank_conflicts, 0u);
+    const uint64_t row_tiles = rows == 1 ? 1 : rows / 8;
+    EXPECT_EQ(counts.mmas, 256 / 16 * 1024 / 16 * row_tiles);
+    // The occupancy plan of kernels/cuda/budgets.json: blocks that an H100's multiprocessor holds,
+    // by registers, and by shared memory, of which each block costs 1 KB more.
+    const uint64_t by_registers = rows == 1 ? 5 : (rows == 16 ? 4 : 2);
+    const uint64_t blocks = std::min(by_registers, 228 * 1024 / (counts.shared_bytes + 1024));
+    EXPECT_GE(counts.bytes_in_flight * blocks, 64u * 1024);
+    std::printf("%-14s %2d rows: %.3f of the bytes, %llu in flight a block, %llu of %llu blocks\n",
+                GetParam().name.c_str(), rows, counts.GlobalExcess(),
+                static_cast<unsigned long long>(counts.bytes_in_flight),
+                static_cast<unsigned long long>(blocks),
+                static_cast<unsigned long long>(by_registers));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, TiledCountsTest, testing::ValuesIn(TiledFormats()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(TiledLinear, WritesF32) {
+  for (const int32_t rows : {130, 132}) {  // rows of y that are no multiple of 16 bytes, and some
+    const Weight weight({.format = Format::kInt8, .rows = rows, .cols = 128}, 31);
+    const std::vector<uint16_t> x = RandomHalves(DType::kF16, 3 * 128, 6);
+    const DeviceArray<uint16_t> device_x(x);
+    const DeviceArray<float> y(static_cast<size_t>(3) * rows);
+    TiledLinear call{.layout = weight.layout(), .weights = weight.data(), .dtype = DType::kF16};
+    call.x = device_x.data();
+    call.x_stride = 128;
+    call.f32_y = true;
+    call.y = y.data();
+    call.y_stride = rows;
+    call.rows = 3;
+    ASSERT_EQ(LaunchTiledLinear(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    const std::vector<float> got = y.Read();
+    EXPECT_LT(RelativeError({got.begin(), got.end()}, weight.Times(DType::kF16, x)), 1e-6);
+    call.accumulate = true;
+    ASSERT_EQ(LaunchTiledLinear(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    const std::vector<float> twice = y.Read();
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_FLOAT_EQ(twice[i], 2 * got[i]);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cuda

@@ -1,0 +1,257 @@
+// Linears with 8-bit weights and 8-bit activations, through the backend on the emulator: against
+// float64 over the codes of both, near float64 over what was quantized; the same bits in any batch;
+// and which weights a device of which capability takes so.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device_array.h"
+#include "emulator/gpu.h"
+#include "half_rows.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/quantize_rows.h"
+#include "kernels/fp8.h"
+#include "measured_error.h"
+#include "tests/kernels/quant/random_matrix.h"
+
+namespace nibble::cuda {
+namespace {
+
+using emulator::TheGpu;
+using quant::Format;
+using quant::Fp8;
+using quant::RandomSpec;
+using testing::HasSubstr;
+
+// A device of that capability, for as long as the object lives.
+class Capability {
+ public:
+  Capability(int major, int minor) { TheGpu().SetCapability(major, minor); }
+  ~Capability() { TheGpu().SetCapability(8, 0); }
+};
+
+std::unique_ptr<Backend> MakeBackend(DType activations = DType::kF16) {
+  CudaOptions options;
+  options.activations = activations;
+  options.workspace_bytes = int64_t{4} << 20;
+  options.quantize_activations = true;
+  return CreateCudaBackend(options).value();
+}
+
+struct Case {
+  std::string name;
+  RandomSpec spec;
+  RowCodes codes;
+  double near;  // of x as it was: what 8 bits of it cost
+};
+
+std::vector<Case> Cases() {
+  RandomSpec int8{.format = Format::kInt8, .rows = 48, .cols = 256, .group = 256};
+  RandomSpec tensor{.format = Format::kFp8, .rows = 48, .cols = 256, .group = 256, .row_group = 48};
+  RandomSpec channel = tensor;
+  channel.row_group = 1;
+  RandomSpec block{
+      .format = Format::kFp8, .rows = 144, .cols = 384, .group = 128, .row_group = 128};
+  RandomSpec e5m2 = channel;
+  e5m2.fp8 = Fp8::kE5m2;
+  RandomSpec e5m2_block = block;
+  e5m2_block.fp8 = Fp8::kE5m2;
+  return {{"Int8Channel", int8, RowCodes::kInt8, 0.015},
+          {"E4m3Tensor", tensor, RowCodes::kE4m3, 0.04},
+          {"E4m3Channel", channel, RowCodes::kE4m3, 0.04},
+          {"E5m2Channel", e5m2, RowCodes::kE4m3, 0.04},
+          {"E4m3Block", block, RowCodes::kE4m3Blocks, 0.04},
+          {"E5m2Block", e5m2_block, RowCodes::kE4m3Blocks, 0.04}};
+}
+
+std::vector<uint16_t> Multiply(Backend& backend, const PackedMatrix& weight, DType dtype,
+                               const std::vector<uint16_t>& x) {
+  const auto rows = static_cast<int32_t>(x.size()) / weight.cols();
+  const DeviceArray<uint16_t> device_x(x), y(static_cast<size_t>(rows) * weight.rows());
+  const PackedMatrix* const weights[] = {&weight};
+  LinearParams params;
+  params.x = {.data = device_x.data(), .rows = rows, .cols = weight.cols()};
+  params.x.stride = params.x.cols;
+  params.x.dtype = dtype;
+  params.weights = weights;
+  params.y = {.data = y.data(), .rows = rows, .cols = weight.rows()};
+  params.y.stride = params.y.cols;
+  params.y.dtype = dtype;
+  backend.Linear(params);
+  const absl::Status done = backend.Synchronize();
+  EXPECT_TRUE(done.ok()) << done << TheGpu().TakeFault();
+  return y.Read();
+}
+
+// What the codes of x stand for.
+std::vector<double> ValuesOfCodes(DType dtype, RowCodes codes, const std::vector<uint16_t>& x,
+                                  int32_t cols) {
+  const auto rows = static_cast<int32_t>(x.size()) / cols;
+  const DeviceArray<uint16_t> device_x(x);
+  const DeviceArray<uint8_t> out(x.size());
+  const DeviceArray<float> scales(x.size() / kScaleBlock + static_cast<size_t>(rows));
+  const QuantizeRowsCall call{.dtype = dtype,
+                              .codes = codes,
+                              .rows = rows,
+                              .cols = cols,
+                              .x = device_x.data(),
+                              .x_stride = cols,
+                              .out = out.data(),
+                              .scales = scales.data()};
+  EXPECT_EQ(LaunchQuantizeRows(call, nullptr), cudaSuccess);
+  const std::vector<uint8_t> bytes = out.Read();
+  std::vector<double> values;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const size_t row = i / cols, col = i % cols;
+    const bool has_blocks = codes == RowCodes::kE4m3Blocks;
+    const float* const scale = scales.data() + (has_blocks ? col / kScaleBlock * rows + row : row);
+    const float value =
+        codes == RowCodes::kInt8 ? static_cast<int8_t>(bytes[i]) : E4m3ToF32(bytes[i]);
+    values.push_back(double{*scale} * value);
+  }
+  return values;
+}
+
+std::vector<double> Product(const quant::Matrix& matrix, const std::vector<double>& x) {
+  std::vector<float> w(matrix.cols);
+  const size_t rows = x.size() / matrix.cols;
+  std::vector<double> y(rows * matrix.rows);
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    quant::DequantizeRow(matrix, n, w.data());
+    for (size_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (int32_t c = 0; c < matrix.cols; ++c) sum += x[r * matrix.cols + c] * w[c];
+      y[r * matrix.rows + n] = sum;
+    }
+  }
+  return y;
+}
+
+class W8A8Test : public testing::TestWithParam<Case> {};
+
+TEST_P(W8A8Test, EqualsTheProductOfCodesAndGivesARowTheSameBitsInAnyBatch) {
+  const Capability hopper(9, 0);
+  const Case& test = GetParam();
+  const quant::Matrix matrix = quant::RandomMatrix(test.spec, 3);
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const auto backend = MakeBackend(dtype);
+    const auto weight = backend->Pack(matrix).value();
+    ASSERT_EQ(static_cast<const CudaMatrix&>(*weight).stored().storage, Storage::kCodes);
+    constexpr int32_t kRows = 65;  // more than a pass
+    const std::vector<uint16_t> x =
+        RandomHalves(dtype, static_cast<size_t>(kRows) * matrix.cols, 11);
+    const std::vector<uint16_t> got = Multiply(*backend, *weight, dtype, x);
+    const std::vector<double> values = ToDoubles(dtype, got);
+    const double error =
+        RelativeError(values, Product(matrix, ValuesOfCodes(dtype, test.codes, x, matrix.cols)));
+    EXPECT_LT(Measured("gemm, W8A8", test.name, dtype, error), kTolerance);
+    const double lost = RelativeError(values, Product(matrix, ToDoubles(dtype, x)));
+    std::printf("%s, %s: %.4f of the product is lost with 8-bit activations\n", test.name.c_str(),
+                TypeOf(dtype), lost);
+    EXPECT_LT(lost, test.near);
+    for (const int32_t row : {0, 7, 63, 64}) {
+      const std::vector<uint16_t> one(x.begin() + row * matrix.cols,
+                                      x.begin() + (row + 1) * matrix.cols);
+      EXPECT_EQ(Multiply(*backend, *weight, dtype, one),
+                std::vector<uint16_t>(got.begin() + row * matrix.rows,
+                                      got.begin() + (row + 1) * matrix.rows))
+          << "row " << row;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, W8A8Test, testing::ValuesIn(Cases()),
+                         [](const auto& info) { return info.param.name; });
+
+// Where a device lacks the units, the same weight is dequantized in registers: chosen when it is
+// packed.
+TEST(W8A8, IsChosenByTheDeviceAndSaid) {
+  const auto stored = [](const RandomSpec& spec) {
+    const auto weight = MakeBackend()->Pack(quant::RandomMatrix(spec, 1)).value();
+    return static_cast<const CudaMatrix&>(*weight).stored().storage;
+  };
+  const std::vector<Case> cases = Cases();
+  const RandomSpec int8 = cases[0].spec, e4m3 = cases[1].spec, block = cases[4].spec;
+  {
+    const Capability ampere(8, 0);
+    EXPECT_EQ(stored(int8), Storage::kCodes);
+    EXPECT_EQ(stored(e4m3), Storage::kTiled);
+    EXPECT_THAT(MakeBackend()->Info().why, HasSubstr("fp8 weights are dequantized: no FP8 units"));
+  }
+  {
+    const Capability ada(8, 9);
+    EXPECT_EQ(stored(e4m3), Storage::kCodes);
+    EXPECT_EQ(stored(block), Storage::kTiled);
+    EXPECT_THAT(MakeBackend()->Info().why, HasSubstr("fp8 weights by tensor and row; never run"));
+  }
+  {
+    const Capability blackwell(10, 0);
+    EXPECT_EQ(stored(e4m3), Storage::kCodes);
+    EXPECT_EQ(stored(block), Storage::kTiled);
+  }
+  const Capability hopper(9, 0);
+  EXPECT_EQ(stored(block), Storage::kCodes);
+  RandomSpec odd = int8;
+  odd.rows = 40;  // no multiple of 16
+  EXPECT_EQ(stored(odd), Storage::kTiled);
+  EXPECT_EQ(stored({.format = Format::kInt8, .rows = 48, .cols = 256, .group = 32}),
+            Storage::kTiled);
+}
+
+// Whoever asks for the exact codes of the weights only gets them.
+TEST(W8A8, IsOffUnlessAskedFor) {
+  const Capability hopper(9, 0);
+  const auto backend = CreateCudaBackend({}).value();
+  const auto weight = backend->Pack(quant::RandomMatrix(Cases()[0].spec, 1)).value();
+  EXPECT_EQ(static_cast<const CudaMatrix&>(*weight).stored().storage, Storage::kTiled);
+  EXPECT_NE(backend->packed_layout().name, MakeBackend()->packed_layout().name);
+}
+
+TEST(W8A8, PackedBytesMakeTheSameMatrix) {
+  const Capability hopper(9, 0);
+  const auto backend = MakeBackend();
+  for (const Case& test : Cases()) {
+    const auto matrix = backend->Pack(quant::RandomMatrix(test.spec, 2)).value();
+    const PackedBytes bytes = backend->ToBytes(*matrix);
+    const auto again = backend->FromBytes(bytes, nullptr).value();
+    EXPECT_EQ(backend->ToBytes(*again).header, bytes.header);
+    EXPECT_EQ(backend->ToBytes(*again).sections[0], bytes.sections[0]);
+  }
+}
+
+// Rows of an embedding that is stored so.
+TEST(W8A8, EmbedsWhatTheCodesSay) {
+  const Capability hopper(9, 0);
+  const auto backend = MakeBackend();
+  for (const Case& test : Cases()) {
+    const quant::Matrix matrix = quant::RandomMatrix(test.spec, 2);
+    const auto table = backend->Pack(matrix).value();
+    const DeviceArray<int32_t> ids(std::vector<int32_t>{47, 0});
+    const DeviceArray<uint16_t> out(static_cast<size_t>(2) * matrix.cols);
+    EmbedParams params;
+    params.table = table.get();
+    params.ids = ids.data();
+    params.out = {.data = out.data(), .rows = 2, .cols = matrix.cols};
+    params.out.stride = matrix.cols;
+    params.out.dtype = DType::kF16;
+    backend->Embed(params);
+    ASSERT_TRUE(backend->Synchronize().ok()) << TheGpu().TakeFault();
+    const std::vector<uint16_t> got = out.Read();
+    std::vector<float> row(matrix.cols);
+    for (const int32_t id : {47, 0}) {
+      quant::DequantizeRow(matrix, id, row.data());
+      for (int32_t c = 0; c < matrix.cols; ++c)
+        ASSERT_EQ(got[(id == 47 ? 0 : matrix.cols) + c], F32ToF16(row[c])) << test.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cuda
