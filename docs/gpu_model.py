@@ -107,18 +107,12 @@ class Kernels:
 # 80 % of the copy ceiling. Efficiencies are peers' (docs/gpu-model.md).
 INT4_GOAL = Kernels("INT4", 4.125, 1.03, False, 0.80, 0.65, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.85)
 FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.70)
-# q, k, v and gate, up are launches of their own, weights are read again for every 64 rows; products at Marlin's 45 %,
-# attention's second product is done twice. CODES: a kernel reads every weight's codes, the head's too. SLABS: weights of
-# 8 bits, and any head, are dequantized slab by slab (16 Mi weights each) before a GEMM: 1 or a half byte read, 2 written,
-# 2 read; 48 launches a layer where SPLIT has 7, 64 for the head.
+# The code today: q, k, v and gate, up are launches of their own, one kernel of 16-bit products reads the codes of every
+# weight, the head's too, again for every 64 rows; products at Marlin's 45 %, attention's second product is done twice.
 SPLIT = ("q", "k", "v", "o", "gate", "up", "down")
-INT4_CODES = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
-FP8_CODES = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
-INT4_SLABS = dataclasses.replace(INT4_CODES, head_bytes=0.516 + 2 + 2, head_launches=65)
-FP8_SLABS = dataclasses.replace(FP8_CODES, weight_bits=8.0 * 5, head_bytes=1 + 2 + 2, head_launches=65,
-                                other_launches=3 + 41)
-SETS = {"goals": (INT4_GOAL, FP8_GOAL), "codes": (INT4_CODES, FP8_CODES), "slabs": (INT4_SLABS, FP8_SLABS)}
-CODE_IS = "slabs"  # what kernels/cuda does today: it marks a column
+INT4_TODAY = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
+FP8_TODAY = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
+SETS = {"goals": (INT4_GOAL, FP8_GOAL), "today": (INT4_TODAY, FP8_TODAY)}
 
 
 def matrix_sizes(shape, gemms):
@@ -224,13 +218,9 @@ def size_table(shape=LLAMA_8B):
              f"| bytes of the KV cache a position: 16-bit, 8-bit | {shape.kv_bytes(2):,}, {shape.kv_bytes(1):,} |"]
     for word in SETS:
         int4, fp8 = ([launches(kernels, shape, rows) for rows in (1, 128)] for kernels in SETS[word])
-        lines.append(f"| launches a decode step of 1 and of 128 rows, {marked(word)}: INT4; FP8 | "
+        lines.append(f"| launches a decode step of 1 and of 128 rows, {word}: INT4; FP8 | "
                      f"{int4[0]:,} and {int4[1]:,}; {fp8[0]:,} and {fp8[1]:,} |")
     return "\n".join(lines)
-
-
-def marked(word):
-    return f"{word} (the code today)" if word == CODE_IS else word
 
 
 def rate_row(what, batch, rate, roofline, goal, own):
@@ -242,7 +232,7 @@ def rate_row(what, batch, rate, roofline, goal, own):
 
 
 def rate_table():
-    columns = [f"{device.name}: {marked(word)}" for device in DEVICES for word in SETS]
+    columns = [f"{device.name}: {word}" for device in DEVICES for word in SETS]
     lines = ["| | batch | " + " | ".join(columns) + " | H200: roofline | goal | goals' kernels / goal |",
              "|" + "---|" * (len(columns) + 5)]
     for goal in SETS["goals"]:
@@ -261,7 +251,7 @@ def part_table():
         for word, kernels in ((word, SETS[word][index]) for word in SETS):
             for batch in (1, 32, 128 if kernels.name == "INT4" else 256):
                 parts = decode_seconds(H200, kernels, LLAMA_8B, batch, 1024, 1)
-                lines.append(f"| {kernels.name}, {marked(word)} | {batch} | " +
+                lines.append(f"| {kernels.name}, {word} | {batch} | " +
                              " | ".join(f"{1e3 * part:.2f}" for part in parts) + " |")
     return "\n".join(lines)
 
