@@ -96,7 +96,8 @@ struct PackedLayout {
 // A packed matrix as bytes: what FromBytes makes the same matrix of, in another process.
 struct PackedBytes {
   std::string header;                               // opaque outside the backend; at most 256 bytes
-  std::vector<absl::Span<const uint8_t>> sections;  // at most 8, of the matrix's own memory; each 64-byte aligned
+  std::vector<absl::Span<const uint8_t>> sections;  // at most 8, each 64-byte aligned
+  std::shared_ptr<const void> owner = nullptr;      // of the sections' memory; null: the matrix
 };
 
 // Packs a matrix from pieces of its rows, so that no more of its canonical form than a few pieces is ever in memory.
@@ -139,7 +140,8 @@ class Backend {
   virtual std::unique_ptr<MatrixPacker> StartPacking(int32_t rows) = 0;
 
   virtual PackedLayout packed_layout() const = 0;
-  // Views that live as long as `matrix`, which this backend packed. Costs nothing where weights are in RAM.
+  // Views that live as long as `matrix`, which this backend packed, and the result's owner. Costs nothing where weights
+  // are in RAM, a copy of the matrix where they are not.
   virtual PackedBytes ToBytes(const PackedMatrix& matrix) = 0;
   // The matrix that `bytes` were of, under this layout: a copy of the sections without an `owner`, where weights are
   // best read from; with one, views that keep it, where the device can read them in place. Any thread. Trusts no byte of the header: DATA_LOSS names what it claims that no matrix has. Codes and scales are

@@ -256,6 +256,7 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
   const LoadOptions load{.progress = std::move(progress), .packed_cache = options.packed_cache};
   NIBBLE_ASSIGN_OR_RETURN(DecoderModel model,
                           DecoderModel::Load(backend, config, weights, limits.max_context, load));
+  NIBBLE_RETURN_IF_ERROR(backend.Synchronize());  // a fault of the load is no step's
   return std::make_unique<DecoderRunner>(backend, std::move(model), std::move(cache),
                                          std::move(input), std::move(space), std::move(drawn),
                                          limits);

@@ -113,6 +113,7 @@ absl::Status LoadPacked(Backend& backend, const std::string& path, const PackedF
 absl::Status SaveMatrices(Backend& backend, const std::string& path, const PackedFileKey& key,
                           absl::Span<const MatrixRequest> requests) {
   std::vector<PackedRecord> records;
+  std::vector<std::shared_ptr<const void>> owners;  // of copies, until they are written
   for (const MatrixRequest& request : requests) {
     PackedBytes bytes = backend.ToBytes(**request.out);
     PackedRecord& record = records.emplace_back();
@@ -121,6 +122,7 @@ absl::Status SaveMatrices(Backend& backend, const std::string& path, const Packe
     for (const absl::Span<const uint8_t> section : bytes.sections) {
       record.sections.push_back({.bytes = section});
     }
+    owners.push_back(std::move(bytes.owner));
   }
   ForEachSection(backend, records, [&](SectionOf at) {
     PackedSection& section = records[at.record].sections[at.section];

@@ -20,6 +20,15 @@ constexpr bool IsE5m2(CodesShape::Kind kind) {
 constexpr int32_t BlocksOf(int32_t extent) { return (extent + 127) / 128; }
 constexpr int32_t BlockScaleStride(int32_t cols) { return (BlocksOf(cols) + 3) / 4 * 4; }
 
+// Whether the extents are what the kernels around the GEMM, and cuBLASLt's loads of 16 bytes, need.
+constexpr bool HasWholeTiles(const CodesShape& shape) {
+  return shape.out % 16 == 0 && shape.cols % (HasBlocks(shape.kind) ? 128 : 16) == 0;
+}
+// cuBLASLt takes scales of 1 x 128 for rows of x in fours only.
+constexpr int32_t RowsFor(CodesShape::Kind kind, int32_t rows) {
+  return HasBlocks(kind) ? (rows + 3) / 4 * 4 : rows;
+}
+
 // Whether a device of this compute capability multiplies codes of that kind at all.
 constexpr bool HasUnitsFor(CodesShape::Kind kind, int32_t major, int32_t minor) {
   if (kind == CodesShape::Kind::kInt8) return major >= 8;

@@ -7,10 +7,13 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/cuda/gemm.h"
 
 #if __has_include(<cublasLt.h>)
@@ -33,6 +36,8 @@ constexpr int kOperationScalePointerA = 17, kOperationScalePointerB = 18;
 constexpr int kOperationScaleModeA = 31, kOperationScaleModeB = 32;  // since 12.8
 constexpr int32_t kScaleVector128 = 4, kScaleBlock128x128 = 5;       // since 12.9
 constexpr int kPreferenceWorkspace = 1, kPreferenceReductions = 3;
+constexpr int kPreferenceAlignments[] = {5, 6, 7, 8};  // of A, B, C, D; else 256 bytes are assumed
+constexpr uint32_t kAlignment = 16;                    // what GemmCall and CodesCall promise
 constexpr uint32_t kNoReduction = 0;
 struct Algorithm {
   uint64_t data[8];
@@ -55,6 +60,10 @@ static_assert(kScaleVector128 == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F);
 static_assert(kScaleBlock128x128 == CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F);
 static_assert(kPreferenceWorkspace == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 static_assert(kPreferenceReductions == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK);
+static_assert(kPreferenceAlignments[0] == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
+static_assert(kPreferenceAlignments[1] == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);
+static_assert(kPreferenceAlignments[2] == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES);
+static_assert(kPreferenceAlignments[3] == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
 static_assert(kNoReduction == CUBLASLT_REDUCTION_SCHEME_NONE && kSuccess == CUBLAS_STATUS_SUCCESS);
 static_assert(sizeof(Heuristic) == sizeof(cublasLtMatmulHeuristicResult_t));
 static_assert(sizeof(Algorithm) == sizeof(cublasLtMatmulAlgo_t));
@@ -113,7 +122,9 @@ struct Product {
   bool blocks;         // scales of 128 x 128 of W, and of 1 x 128 of x
   int32_t cols, out, x_stride, y_stride;
 
-  auto AsTuple() const { return std::make_tuple(w, x, y, compute, blocks, cols, out, x_stride); }
+  auto AsTuple() const {
+    return std::make_tuple(w, x, y, compute, blocks, cols, out, x_stride, y_stride);
+  }
 };
 
 Product ProductOf(const GemmCall& call) {
@@ -164,6 +175,9 @@ struct Problem {
   bool Set(int attribute, const T& value) {
     return api.operation_set(operation, attribute, &value, sizeof value) == kSuccess;
   }
+  bool SetScales(const void* of_w, const void* of_x) {
+    return Set(kOperationScalePointerA, of_w) && Set(kOperationScalePointerB, of_x);
+  }
   const Api& api;
   Operation operation = nullptr;
   Layout w = nullptr, x = nullptr, y = nullptr;
@@ -174,7 +188,10 @@ class CublasLtGemm : public Gemm {
  public:
   CublasLtGemm(const Api& api, Handle handle, int32_t major, int32_t minor)
       : api_(api), handle_(handle), major_(major), minor_(minor) {}
-  ~CublasLtGemm() override { api_.destroy(handle_); }
+  ~CublasLtGemm() override {
+    api_.destroy(handle_);
+    if (some_scale_ != nullptr) cudaFree(some_scale_);
+  }
 
   std::string name() const override {
     const size_t version = api_.version();
@@ -189,15 +206,14 @@ class CublasLtGemm : public Gemm {
   }
 
   bool Multiplies(const CodesShape& shape) override {
-    return HasUnitsFor(shape.kind, major_, minor_) && AlgorithmFor(ProductOf(shape)) != nullptr;
+    return HasUnitsFor(shape.kind, major_, minor_) && HasWholeTiles(shape) &&
+           AlgorithmFor(ProductOf(shape)) != nullptr;
   }
 
   cudaError_t RunCodes(const CodesCall& call, cudaStream_t stream) override {
     const Product product = ProductOf(call.shape);
     Problem problem(api_, product, call.rows);
-    problem.ok =
-        problem.ok && (!product.blocks || (problem.Set(kOperationScalePointerA, call.w_scales) &&
-                                           problem.Set(kOperationScalePointerB, call.x_scales)));
+    problem.ok = problem.ok && (!product.blocks || problem.SetScales(call.w_scales, call.x_scales));
     if (product.scale == CUDA_R_32I) {
       const int32_t one = 1, zero = 0;
       return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
@@ -225,14 +241,13 @@ class CublasLtGemm : public Gemm {
     if (known != algorithms_.end()) return &known->second;
     Problem problem(api_, product, kGemmRows);
     Preference preference = nullptr;
-    if (!problem.ok || api_.preference_create(&preference) != kSuccess) return nullptr;
-    const uint64_t no_workspace = 0;
+    if (!problem.ok || !HasScales(problem, product) ||
+        api_.preference_create(&preference) != kSuccess) {
+      return nullptr;
+    }
     Heuristic found = {};
     int num_found = 0;
-    const bool ok = api_.preference_set(preference, kPreferenceWorkspace, &no_workspace,
-                                        sizeof no_workspace) == kSuccess &&
-                    api_.preference_set(preference, kPreferenceReductions, &kNoReduction,
-                                        sizeof kNoReduction) == kSuccess &&
+    const bool ok = Prefer(preference) &&
                     api_.choose(handle_, problem.operation, problem.w, problem.x, problem.y,
                                 problem.y, preference, 1, &found, &num_found) == kSuccess &&
                     num_found == 1 && found.state == kSuccess;
@@ -240,33 +255,61 @@ class CublasLtGemm : public Gemm {
     return ok ? &algorithms_.emplace(product.AsTuple(), found.algorithm).first->second : nullptr;
   }
 
+  // cuBLASLt chooses for scales of blocks only where it is told where they lie.
+  bool HasScales(Problem& problem, const Product& product) {
+    if (!product.blocks) return true;
+    if (some_scale_ == nullptr && cudaMalloc(&some_scale_, kAlignment) != cudaSuccess) return false;
+    return problem.SetScales(some_scale_, some_scale_);
+  }
+
+  bool Prefer(Preference preference) const {
+    const auto set = [&](int attribute, const auto& value) {
+      return api_.preference_set(preference, attribute, &value, sizeof value) == kSuccess;
+    };
+    bool ok = set(kPreferenceWorkspace, uint64_t{0}) && set(kPreferenceReductions, kNoReduction);
+    for (const int of_operand : kPreferenceAlignments) ok = ok && set(of_operand, kAlignment);
+    return ok;
+  }
+
   const Api api_;
   const Handle handle_;
   const int32_t major_, minor_;  // compute capability
   std::mutex mutex_;
+  void* some_scale_ = nullptr;  // guarded; on the device, read by nobody
   std::map<decltype(std::declval<Product>().AsTuple()), Algorithm> algorithms_;  // guarded
 };
+
+struct Library {
+  Api api;
+  Handle handle = nullptr;
+};
+
+absl::StatusOr<Library> Start(const char* name) {
+  void* const library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return absl::NotFoundError(absl::StrCat(name, " was not found"));
+  Library started = {};
+  if (const absl::Status status = Load(library, started.api); !status.ok()) return status;
+  if (const Status status = started.api.create(&started.handle); status != kSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name, " does not start, its status is ", status));
+  }
+  return started;
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Gemm>> MakeGemm(int32_t major, int32_t minor) {
-  void* library = nullptr;
+  std::vector<std::string> failures;
   for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-    if (library == nullptr) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    const absl::StatusOr<Library> started = Start(name);
+    if (started.ok()) {
+      return std::make_unique<CublasLtGemm>(started->api, started->handle, major, minor);
+    }
+    failures.emplace_back(started.status().message());
   }
-  if (library == nullptr) {
-    return absl::FailedPreconditionError(
-        "neither libcublasLt.so.13 nor libcublasLt.so.12 was found; install cuBLAS of CUDA 12 or "
-        "13, or set LD_LIBRARY_PATH to where it is");
-  }
-  Api api = {};
-  if (const absl::Status status = Load(library, api); !status.ok()) return status;
-  Handle handle = nullptr;
-  if (const Status status = api.create(&handle); status != kSuccess) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cuBLASLt does not start, its status is ", status));
-  }
-  return std::make_unique<CublasLtGemm>(api, handle, major, minor);
+  return absl::FailedPreconditionError(
+      absl::StrCat(absl::StrJoin(failures, "; "),
+                   "; install cuBLAS of CUDA 12 or 13, or set LD_LIBRARY_PATH to where it is"));
 }
 
 }  // namespace nibble::cuda

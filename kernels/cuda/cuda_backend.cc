@@ -36,7 +36,10 @@ class CudaBackend : public Backend {
               const CudaOptions& options)
       : options_(options), device_(std::move(device)), gemm_(std::move(gemm)), memory_(*device_) {
     if (!options_.quantize_activations) return;
-    multiplies_ = [this](const cuda::CodesShape& shape) { return gemm_->Multiplies(shape); };
+    multiplies_ = [this](const cuda::CodesShape& shape) {
+      device_->MakeCurrent();  // of a thread that packs
+      return gemm_->Multiplies(shape);
+    };
   }
 
   absl::Status Prepare() {
@@ -105,8 +108,7 @@ class CudaBackend : public Backend {
             .version = kLayoutVersion};
   }
   PackedBytes ToBytes(const PackedMatrix& matrix) override {
-    const auto& owned = static_cast<const cuda::OwnedMatrix&>(matrix);
-    return {cuda::HeaderOf(owned.stored()), {owned.HostBytes(*device_)}};
+    return static_cast<const cuda::OwnedMatrix&>(matrix).ToBytes(*device_);
   }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> FromBytes(
       const PackedBytes& bytes, const std::shared_ptr<const void>&) override {
@@ -116,6 +118,12 @@ class CudaBackend : public Backend {
     if (bytes.sections.size() != 1 || static_cast<int64_t>(bytes.sections[0].size()) != needed) {
       return absl::DataLossError(absl::StrCat("packed matrix: ", bytes.sections.size(),
                                               " sections, needed one of ", needed, " bytes"));
+    }
+    if (!CanMultiply(*stored)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("packed matrix: 8-bit codes of ", stored->rows, " x ", stored->cols,
+                       " for 8-bit activations, which ", device_->properties().name, " and ",
+                       gemm_->name(), " do not multiply"));
     }
     return Place(*stored, bytes.sections[0]);
   }
@@ -177,10 +185,17 @@ class CudaBackend : public Backend {
     using Kind = cuda::CodesShape::Kind;
     if (!options_.quantize_activations) return "";
     const auto has = [&](Kind kind) { return HasUnitsFor(kind, found.major, found.minor); };
-    return absl::StrCat(", int8 ones for int8 weights by row",
+    return absl::StrCat(", where cuBLASLt has an algorithm int8 ones for int8 weights by row",
                         has(Kind::kE4m3) ? ", fp8 ones for fp8 weights by tensor and row" : "",
                         has(Kind::kE4m3Blocks) ? " and block" : "",
                         has(Kind::kE4m3) ? "" : " (fp8 weights are dequantized: no FP8 units)");
+  }
+
+  // Packed bytes may come from another device, or another cuBLASLt.
+  bool CanMultiply(const StoredMatrix& stored) const {
+    if (stored.storage != cuda::Storage::kCodes) return true;
+    return multiplies_ &&
+           multiplies_({.kind = stored.kind, .cols = stored.cols, .out = stored.rows});
   }
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Place(const StoredMatrix& stored,
@@ -210,6 +225,10 @@ class CudaBackend : public Backend {
 absl::Status CheckCuda(int32_t ordinal) {
   const auto device = cuda::FindDevice(ordinal);
   if (!device.ok()) return device.status();
+  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cuda:", ordinal, " does not start: ", cudaGetErrorString(error)));
+  }
   return cuda::MakeGemm(device->major, device->minor).status();
 }
 

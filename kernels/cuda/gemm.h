@@ -33,7 +33,7 @@ struct GemmCall {
   const void* x = nullptr;     // [rows, cols], rows x_stride elements apart, 16-byte aligned
   int32_t x_stride = 0;
   const void* w = nullptr;  // [out, cols], without gaps, 16-byte aligned
-  float* y = nullptr;       // [rows, out], overwritten, rows y_stride elements apart
+  float* y = nullptr;  // [rows, out], overwritten, rows y_stride elements apart, 16-byte aligned
   int32_t y_stride = 0;
   int32_t rows = 0, cols = 0, out = 0;  // cols a multiple of 8; 1 <= rows <= kGemmRows
 };
@@ -42,10 +42,10 @@ struct CodesCall {
   CodesShape shape;
   const uint8_t* x = nullptr;       // [rows, cols] without gaps, 16-byte aligned; int8, or e4m3
   const uint8_t* w = nullptr;       // [out, cols], the same
-  const float* x_scales = nullptr;  // of blocks: [cols / 128, rows]
+  const float* x_scales = nullptr;  // of blocks: [cols / 128, rows], 16-byte aligned
   const float* w_scales = nullptr;  // of blocks: [BlocksOf(out), BlockScaleStride(cols)]
   void* y = nullptr;                // [rows, out] without gaps, int32 for int8, else f32
-  int32_t rows = 0;                 // 1 .. kGemmRows
+  int32_t rows = 0;                 // 1 .. kGemmRows; a multiple of 4 for blocks (RowsFor)
 };
 
 class Gemm {
@@ -55,7 +55,7 @@ class Gemm {
   // shape of W.
   virtual cudaError_t Run(const GemmCall& call, cudaStream_t stream) = 0;
   // Whether RunCodes can multiply with a W of that shape on this device: its units, and an
-  // algorithm. Asked at load, from any thread; the answer, and the algorithm, are kept.
+  // algorithm. Asked at load, from any thread whose current device it is; the algorithm is kept.
   virtual bool Multiplies(const CodesShape& shape) = 0;
   // Asynchronous. REQUIRES Multiplies(call.shape).
   virtual cudaError_t RunCodes(const CodesCall& call, cudaStream_t stream) = 0;

@@ -14,12 +14,14 @@ namespace {
 
 constexpr int32_t kPassRows = kGemmRows;
 // Of a weight of floats, converted at once: 32 MiB. Few enough that the slab stays in the L2 cache
-// of no device, many enough that a GEMM fills one.
+// of no device, many enough that a GEMM fills one. Slabs begin at multiples of 64 rows, so that
+// what a GEMM writes stays aligned.
 constexpr int32_t kSlabElements = 16 << 20;
-constexpr int32_t kLeastSlabRows = 64, kMostSlabRows = 32768;
+constexpr int32_t kSlabRowUnit = 64, kMostSlabRows = 32768;
 
 int32_t SlabRows(const StoredMatrix& weight) {
-  const int32_t rows = std::clamp(kSlabElements / weight.cols, kLeastSlabRows, kMostSlabRows);
+  const int32_t whole = kSlabElements / weight.cols / kSlabRowUnit * kSlabRowUnit;
+  const int32_t rows = std::clamp(whole, kSlabRowUnit, kMostSlabRows);
   return std::min(weight.rows, rows);
 }
 
@@ -108,6 +110,7 @@ class Pass {
     call.dtype = x_.dtype;
     call.codes = RowCodesFor(weight.kind);
     call.rows = x_.rows;
+    call.zero_rows = RowsFor(weight.kind, x_.rows) - x_.rows;
     call.cols = x_.cols;
     call.x = x_.data;
     call.x_stride = x_.stride;
@@ -194,7 +197,7 @@ class Pass {
     call.x_scales = has_blocks ? x.scales : nullptr;
     call.w_scales = has_blocks ? scales : nullptr;
     call.y = workspace_.Take(int64_t{kPassRows} * weight.rows * 4);
-    call.rows = x.rows;
+    call.rows = x.rows + x.zero_rows;
     device_.Keep(gemm_.RunCodes(call, device_.stream()), "linear (GEMM of codes)");
     FinishCall finish;
     finish.dtype = to.y.dtype;

@@ -105,18 +105,18 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const QuantizeRowsCal
   const int col = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kLaneCols;
   const bool inside = col < p.cols;  // of whole blocks, so of half a warp alike
   float v[kLaneCols] = {};
-  if (inside)
+  if (inside && row < p.rows)
     Load<Half>(static_cast<const uint16_t*>(p.x) + static_cast<int64_t>(row) * p.x_stride + col, v);
   const Scale scale = ScaleOf<E4m3Codes>(LargestOfLanes<kScaleBlock / kLaneCols>(LargestOf(v)));
   if (!inside) return;
   if (col % kScaleBlock == 0)
-    p.scales[static_cast<int64_t>(col / kScaleBlock) * p.rows + row] = scale.scale;
+    p.scales[static_cast<int64_t>(col / kScaleBlock) * (p.rows + p.zero_rows) + row] = scale.scale;
   Store<E4m3Codes>(p.out + static_cast<int64_t>(row) * p.cols + col, v, scale.inverse);
 }
 
 template <class Half>
 cudaError_t Start(const QuantizeRowsCall& call, cudaStream_t stream) {
-  const auto rows = static_cast<uint32_t>(call.rows);
+  const auto rows = static_cast<uint32_t>(call.rows + call.zero_rows);
   if (call.codes == RowCodes::kE4m3Blocks) {
     const int32_t runs = (call.cols / kLaneCols + kThreads - 1) / kThreads;
     return Launch(QuantizeBlocks<Half>,
@@ -134,7 +134,8 @@ bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer
 cudaError_t LaunchQuantizeRows(const QuantizeRowsCall& call, cudaStream_t stream) {
   const int32_t unit = call.codes == RowCodes::kE4m3Blocks ? kScaleBlock : 16;
   const bool is_whole = call.rows > 0 && call.cols > 0 && call.cols % unit == 0 &&
-                        call.x_stride % kLaneCols == 0 && call.scales != nullptr;
+                        call.x_stride % kLaneCols == 0 && call.scales != nullptr &&
+                        (call.zero_rows == 0 || call.codes == RowCodes::kE4m3Blocks);
   if (!is_whole || !IsAligned(call.x) || !IsAligned(call.out)) return cudaErrorInvalidValue;
   if (call.dtype == DType::kBf16) return Start<Bf16>(call, stream);
   if (call.dtype == DType::kF16) return Start<F16>(call, stream);

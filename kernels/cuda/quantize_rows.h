@@ -28,10 +28,11 @@ struct QuantizeRowsCall {
   DType dtype = DType::kBf16;  // of x; or kF16
   RowCodes codes = RowCodes::kInt8;
   int32_t rows = 0, cols = 0;  // cols a multiple of 16, of 128 for blocks
+  int32_t zero_rows = 0;       // of blocks only: rows of zeros behind them, which have no x
   const void* x = nullptr;     // [rows, cols], 16-byte aligned, rows x_stride elements apart (of 8)
   int32_t x_stride = 0;
-  uint8_t* out = nullptr;   // [rows, cols] without gaps, 16-byte aligned
-  float* scales = nullptr;  // [rows]; of blocks [cols / 128, rows]
+  uint8_t* out = nullptr;   // [rows + zero_rows, cols] without gaps, 16-byte aligned
+  float* scales = nullptr;  // [rows]; of blocks [cols / 128, rows + zero_rows]
 };
 
 // Asynchronous. cudaErrorInvalidValue for what the comments above rule out and another dtype; else

@@ -11,6 +11,7 @@ namespace nibble::cuda {
 namespace {
 
 constexpr int32_t kLeastMajor = 8;  // cp.async, mma of bf16, ldmatrix
+constexpr int32_t kMostMajor = 9;   // of those the program has machine code for (CMakeLists.txt)
 
 absl::Status NotUsable(int32_t ordinal, absl::string_view why) {
   return absl::FailedPreconditionError(absl::StrCat("cuda:", ordinal, " is not usable: ", why));
@@ -58,10 +59,10 @@ absl::StatusOr<DeviceProperties> FindDevice(int32_t ordinal) {
   properties.minor = found.minor;
   properties.multiprocessors = found.multiProcessorCount;
   properties.memory_bytes = static_cast<int64_t>(found.totalGlobalMem);
-  if (properties.major < kLeastMajor) {
+  if (properties.major < kLeastMajor || properties.major > kMostMajor) {
     return NotUsable(
         ordinal, absl::StrCat(properties.name, " has compute capability ", properties.major, ".",
-                              properties.minor, ", the kernels need 8.0 or above"));
+                              properties.minor, ", this program has kernels for 8.0 to 9.0"));
   }
   return properties;
 }
@@ -178,21 +179,22 @@ void Device::CopyOnDevice(void* to, const void* from, int64_t size_bytes) {
 }
 
 std::unique_ptr<Graph> Device::Capture(absl::FunctionRef<void()> work) {
+  if (faulted()) return nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
   // Relaxed would let this thread allocate meanwhile; nothing here should.
   cudaError_t error = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
-  if (error != cudaSuccess) {
-    Keep(error, "graph capture");
-    return nullptr;
+  if (error == cudaSuccess) {
+    work();
+    error = cudaStreamEndCapture(stream_, &graph);
   }
-  work();
-  cudaGraph_t graph = nullptr;
-  error = cudaStreamEndCapture(stream_, &graph);
-  cudaGraphExec_t exec = nullptr;
   if (error == cudaSuccess) error = cudaGraphInstantiate(&exec, graph, 0);
   if (graph != nullptr) cudaGraphDestroy(graph);
-  Keep(error, "graph capture");
-  if (error != cudaSuccess) return nullptr;
-  return std::make_unique<Graph>(exec);
+  if (error == cudaSuccess && !faulted()) return std::make_unique<Graph>(exec);
+  if (exec != nullptr) cudaGraphExecDestroy(exec);
+  cudaGetLastError();
+  ForgetFault();  // nothing ran: whatever is wrong will be met again
+  return nullptr;
 }
 
 void Device::Launch(const Graph& graph) { Keep(cudaGraphLaunch(graph.exec(), stream_), "step"); }
@@ -210,6 +212,11 @@ void Device::KeepLocked(cudaError_t error, absl::string_view op) {
 void Device::KeepFault(std::string fault) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (fault_.empty()) fault_ = std::move(fault);
+}
+
+void Device::ForgetFault() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  fault_.clear();
 }
 
 bool Device::faulted() {

@@ -31,7 +31,7 @@ struct DeviceProperties {
 };
 
 // FAILED_PRECONDITION says why there is none to use: no driver, one too old, no such device, or a
-// compute capability below 8.0.
+// compute capability that the program has no kernels for.
 absl::StatusOr<DeviceProperties> FindDevice(int32_t ordinal);
 
 // A step's work, recorded once and launched as a whole.
@@ -86,8 +86,9 @@ class Device {
   // From one place on the device to another; may be captured.
   void CopyOnDevice(void* to, const void* from, int64_t size_bytes);
 
-  // What `work` gives to the stream, recorded instead of done; null (and a kept fault) when it did
-  // what a capture may not contain.
+  // What `work` gives to the stream, recorded instead of done; null when it did what a capture may
+  // not contain, when its kernels were refused, or when there is a fault already. Nothing ran then,
+  // no fault is kept, and `work` may be called again without a capture.
   std::unique_ptr<Graph> Capture(absl::FunctionRef<void()> work);
   void Launch(const Graph& graph);
 
@@ -111,6 +112,7 @@ class Device {
   explicit Device(DeviceProperties properties) : properties_(std::move(properties)) {}
   absl::Status Prepare();
   void KeepLocked(cudaError_t error, absl::string_view op);
+  void ForgetFault();
 
   const DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;

@@ -41,9 +41,11 @@ void StepGraphs::Run(StepKey key, absl::FunctionRef<void()> body) {
     return;
   }
   Step& step = known->second;
-  if (step.fits && step.graph == nullptr) Capture(step, body);
-  if (step.fits && step.graph == nullptr) return;  // the fault is kept
-  if (!step.fits || !Stage(step)) return body();
+  if (step.fits && step.graph == nullptr && !device_.faulted()) {
+    Capture(step, body);
+    step.fits = step.graph != nullptr;  // what cannot be captured runs op by op from now on
+  }
+  if (step.graph == nullptr || !Stage(step)) return body();
   Launch(step);
 }
 
@@ -55,7 +57,7 @@ void StepGraphs::Capture(Step& step, absl::FunctionRef<void()> body) {
   step.graph = device_.Capture(body);
   captured_ = nullptr;
   // Another body than the first time would have moved the lists.
-  NIBBLE_CHECK(used_ == step.fixed_bytes);
+  NIBBLE_CHECK(step.graph == nullptr || used_ == step.fixed_bytes);
 }
 
 bool StepGraphs::Copy(void* device, const void* host, int64_t size_bytes) {

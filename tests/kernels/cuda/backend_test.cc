@@ -377,6 +377,38 @@ TEST(CudaBackendTest, DependentLaunchesFetchWeightsEarlyAndChangeNoBit) {
   EXPECT_EQ(on.early_read_bytes, weights);
 }
 
+// A head of floats whose second slab begins at row 5440 and not at 5461, 16 Mi elements on: what
+// the GEMM writes is aligned (the reference refuses what is not).
+TEST(CudaBackendTest, LogitsOfALaterSlabAreAligned) {
+  constexpr int32_t kRows = 5470, kCols = 3072;
+  const auto backend = CreateCudaBackend({.activations = DType::kBf16}).value();
+  const quant::Matrix matrix =
+      quant::RandomMatrix({.format = Format::kBf16, .rows = kRows, .cols = kCols, .group = 0}, 1);
+  const auto weight = backend->Pack(matrix).value();
+  const PackedMatrix* const weights[] = {weight.get()};
+  const std::vector<float> values = Floats(DType::kBf16, kCols, 2);
+  Rows x(*backend, DType::kBf16, 1, kCols), y(*backend, DType::kF32, 1, kRows);
+  x.Write(values);
+  LinearParams params;
+  params.x = x.tensor();
+  params.weights = weights;
+  params.y = y.tensor();
+  backend->Linear(params);
+  const absl::Status done = backend->Synchronize();
+  ASSERT_TRUE(done.ok()) << done << emulator::TheGpu().TakeFault();
+  const std::vector<float> logits = y.Read();
+  std::vector<float> row(kCols);
+  for (const int32_t n : {0, 5439, 5440, 5461, kRows - 1}) {
+    quant::DequantizeRow(matrix, n, row.data());
+    double sum = 0, magnitude = 0;
+    for (int32_t c = 0; c < kCols; ++c) {
+      sum += double{row[c]} * values[c];
+      magnitude += std::abs(double{row[c]} * values[c]);
+    }
+    EXPECT_NEAR(logits[n], sum, 1e-5 * magnitude) << n;
+  }
+}
+
 TEST(CudaBackendTest, StepsWithPromptsAreNotCaptured) {
   const auto backend = MakeCuda(DType::kF16);
   int bodies = 0;

@@ -115,6 +115,31 @@ TEST(QuantizeRows, NeverHidesWhatIsNotFinite) {
   }
 }
 
+// Zeros behind the last row, for a GEMM that takes rows in fours.
+TEST(QuantizeRows, WritesRowsOfZerosBehindBlocks) {
+  const std::vector<uint16_t> x = RandomHalves(DType::kF16, 3 * 256, 6);
+  const Quantized rows = Quantize(DType::kF16, RowCodes::kE4m3Blocks, x, 3);
+  const DeviceArray<uint16_t> device_x(x);
+  const DeviceArray<uint8_t> out(4 * 256);
+  const DeviceArray<float> scales(4 * 2);
+  const QuantizeRowsCall call{.dtype = DType::kF16,
+                              .codes = RowCodes::kE4m3Blocks,
+                              .rows = 3,
+                              .cols = 256,
+                              .zero_rows = 1,
+                              .x = device_x.data(),
+                              .x_stride = 256,
+                              .out = out.data(),
+                              .scales = scales.data()};
+  ASSERT_EQ(LaunchQuantizeRows(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+  std::vector<uint8_t> codes = rows.codes;
+  codes.resize(4 * 256, 0);
+  EXPECT_EQ(out.Read(), codes);
+  for (int32_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(scales.Read()[i], i % 4 == 3 ? 0 : rows.scales[i / 4 * 3 + i % 4]) << i;
+  }
+}
+
 TEST(QuantizeRows, RefusesCallsItWouldGetWrong) {
   const DeviceArray<uint16_t> x(std::vector<uint16_t>(256, 0));
   const DeviceArray<uint8_t> out(256);
@@ -136,6 +161,7 @@ TEST(QuantizeRows, RefusesCallsItWouldGetWrong) {
   EXPECT_EQ(error([](QuantizeRowsCall& c) { c.dtype = DType::kF32; }), cudaErrorInvalidValue);
   EXPECT_EQ(error([](QuantizeRowsCall& c) { c.scales = nullptr; }), cudaErrorInvalidValue);
   EXPECT_EQ(error([&](QuantizeRowsCall& c) { c.x = x.data() + 1; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](QuantizeRowsCall& c) { c.zero_rows = 1; }), cudaErrorInvalidValue);
   const auto of_blocks = [](QuantizeRowsCall& c) {
     c.codes = RowCodes::kE4m3Blocks;
     c.cols = 64;

@@ -191,11 +191,6 @@ TEST(W8A8, IsChosenByTheDeviceAndSaid) {
     EXPECT_EQ(stored(block), Storage::kTiled);
     EXPECT_THAT(MakeBackend()->Info().why, HasSubstr("fp8 weights by tensor and row; never run"));
   }
-  {
-    const Capability blackwell(10, 0);
-    EXPECT_EQ(stored(e4m3), Storage::kCodes);
-    EXPECT_EQ(stored(block), Storage::kTiled);
-  }
   const Capability hopper(9, 0);
   EXPECT_EQ(stored(block), Storage::kCodes);
   RandomSpec odd = int8;
@@ -224,6 +219,23 @@ TEST(W8A8, PackedBytesMakeTheSameMatrix) {
     EXPECT_EQ(backend->ToBytes(*again).header, bytes.header);
     EXPECT_EQ(backend->ToBytes(*again).sections[0], bytes.sections[0]);
   }
+}
+
+// Codes that another device packed: whoever loads them packs again.
+TEST(W8A8, PackedBytesOfAnotherDeviceAreRefused) {
+  PackedBytes bytes;
+  std::unique_ptr<Backend> hopper;
+  std::unique_ptr<PackedMatrix> matrix;
+  {
+    const Capability capability(9, 0);
+    hopper = MakeBackend();
+    matrix = hopper->Pack(quant::RandomMatrix(Cases()[4].spec, 2)).value();
+    bytes = hopper->ToBytes(*matrix);
+  }
+  const Capability ampere(8, 0);
+  const absl::Status status = MakeBackend()->FromBytes(bytes, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("8-bit codes of 144 x 384"));
 }
 
 // Rows of an embedding that is stored so.

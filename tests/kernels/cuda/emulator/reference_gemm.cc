@@ -16,6 +16,8 @@ using emulator::TheGpu;
 
 float ToFloat(DType type, uint16_t x) { return type == DType::kBf16 ? Bf16ToF32(x) : F16ToF32(x); }
 
+bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
 bool IsReadable(const void* pointer, size_t bytes) {
   const GlobalMemory& memory = TheGpu().memory();
   return memory.Owns(pointer) && memory.IsLive(pointer, bytes) && memory.IsWritten(pointer, bytes);
@@ -118,22 +120,21 @@ class ReferenceGemm : public Gemm {
   ReferenceGemm(int32_t major, int32_t minor) : major_(major), minor_(minor) {}
   std::string name() const override { return "reference GEMM"; }
   cudaError_t Run(const GemmCall& call, cudaStream_t) override {
-    const bool is_aligned = reinterpret_cast<uintptr_t>(call.x) % 16 == 0 &&
-                            reinterpret_cast<uintptr_t>(call.w) % 16 == 0 && call.cols % 8 == 0 &&
-                            call.x_stride % 8 == 0;
+    const bool is_aligned = IsAligned(call.x) && IsAligned(call.w) && IsAligned(call.y) &&
+                            call.cols % 8 == 0 && call.x_stride % 8 == 0;
     if (!is_aligned || call.rows < 1 || call.rows > kGemmRows || call.out < 1) {
       return cudaErrorInvalidValue;
     }
     return TheGpu().Do([call] { return Multiply(call); });
   }
   bool Multiplies(const CodesShape& shape) override {
-    return HasUnitsFor(shape.kind, major_, minor_) && shape.out % 16 == 0 &&
-           shape.cols % (HasBlocks(shape.kind) ? 128 : 16) == 0;
+    return HasUnitsFor(shape.kind, major_, minor_) && HasWholeTiles(shape);
   }
   cudaError_t RunCodes(const CodesCall& call, cudaStream_t) override {
-    const bool is_aligned = reinterpret_cast<uintptr_t>(call.x) % 16 == 0 &&
-                            reinterpret_cast<uintptr_t>(call.w) % 16 == 0;
-    if (!is_aligned || !Multiplies(call.shape) || call.rows < 1 || call.rows > kGemmRows) {
+    const bool is_aligned = IsAligned(call.x) && IsAligned(call.w) && IsAligned(call.y) &&
+                            IsAligned(call.x_scales) && IsAligned(call.w_scales);
+    if (!is_aligned || !Multiplies(call.shape) || call.rows < 1 || call.rows > kGemmRows ||
+        call.rows != RowsFor(call.shape.kind, call.rows)) {
       return cudaErrorInvalidValue;
     }
     return TheGpu().Do([call] { return MultiplyCodes(call); });
