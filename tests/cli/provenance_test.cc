@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "tests/engine/evaluation_record.h"
+
 namespace nibble {
 namespace {
 
@@ -56,20 +58,10 @@ TEST(ProvenanceTest, ControlCharactersOfAFileDoNotReachTheTerminal) {
 
 TEST(ProvenanceTest, SaysHowGoodItIsWhereThatWasRecorded) {
   QuantizeProvenance quantized = Quantized();
-  EvaluationRecord record;
-  record.kl = 0.0069;
-  record.kl_standard_error = 0.0001;
-  record.kl_p99 = 0.04;
-  record.top1_agreement = 0.9231;
-  record.perplexity = 37.315;
-  record.perplexity_source = 37.0732;
-  record.tokens = 33726;
-  record.text_sha256 = "7e7";
-  record.protocol = "windows of 512";
-  quantized.evaluation = record;
+  quantized.evaluation = testing::ExampleEvaluation();
   const std::string text = TextOf(quantized);
   EXPECT_THAT(text,
-              HasSubstr("KL from its source 0.006900 +- 0.000100 nats a token, 99 % 0.040000; "
+              HasSubstr("KL from its source 0.006900 +- 0.000100 nats a token, 99 % 0.040200; "
                         "same top-1 92.31 %"));
   EXPECT_THAT(text, HasSubstr("37.3150, its source's 37.0732"));
   EXPECT_THAT(text, HasSubstr("on 33726 tokens of sha256 7e7: windows of 512"));

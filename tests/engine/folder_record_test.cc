@@ -9,11 +9,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/inspect.h"
+#include "tests/engine/evaluation_record.h"
 #include "tests/engine/hf_folder.h"
 
 namespace nibble {
 namespace {
 
+using testing::ExampleEvaluation;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -23,20 +25,6 @@ constexpr char kTold[] = R"({
   "nibble.quantize.calibration_sha256": "ca1", "nibble.quantize.tool": "nibble 0.1.0",
   "nibble.quantize.tensors": ["a", "b"], "nibble.quantize.tensor_errors": [0.25, 0.5],
   "somebody.else": {"deep": [1, null]}})";
-
-EvaluationRecord Figures() {
-  EvaluationRecord record;
-  record.kl = 0.0069;
-  record.kl_standard_error = 1e-5;
-  record.kl_p99 = 0.0402;
-  record.top1_agreement = 0.923;
-  record.perplexity = 37.315;
-  record.perplexity_source = 37.0732;
-  record.tokens = 33726;
-  record.text_sha256 = "7e7";
-  record.protocol = "windows of 512";
-  return record;
-}
 
 class FolderRecordTest : public ::testing::Test {
  protected:
@@ -76,20 +64,21 @@ TEST_F(FolderRecordTest, WhatTheFolderTellsIsRead) {
 
 TEST_F(FolderRecordTest, WhatIsRecordedIsReadAndTheRestIsKept) {
   testing::WriteText(Path(), kTold);
-  EvaluationRecord first = Figures();
+  EvaluationRecord first = ExampleEvaluation();
   first.kl = 0.25;
   ASSERT_EQ(RecordFolderEvaluation(folder_, first), absl::OkStatus());
-  ASSERT_EQ(RecordFolderEvaluation(folder_, Figures()), absl::OkStatus());
-  EXPECT_EQ(Read()->value().evaluation, Figures());
+  ASSERT_EQ(RecordFolderEvaluation(folder_, ExampleEvaluation()), absl::OkStatus());
+  EXPECT_EQ(Read()->value().evaluation, ExampleEvaluation());
   EXPECT_EQ(Read()->value().tensor_errors.size(), 2u);
   EXPECT_EQ(nlohmann::json::parse(Text())["somebody.else"]["deep"].size(), 2u);
   EXPECT_FALSE(fs::exists(absl::StrCat(Path().string(), ".partial")));
 }
 
 TEST_F(FolderRecordTest, AFolderWithoutASourceIsLeftAlone) {
-  EXPECT_EQ(RecordFolderEvaluation(folder_, Figures()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(RecordFolderEvaluation(folder_, ExampleEvaluation()).code(),
+            absl::StatusCode::kNotFound);
   testing::WriteText(Path(), "{}");
-  const absl::Status status = RecordFolderEvaluation(folder_, Figures());
+  const absl::Status status = RecordFolderEvaluation(folder_, ExampleEvaluation());
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("nibble.quantize.source_sha256"));
   EXPECT_EQ(Text(), "{}");
@@ -136,7 +125,7 @@ TEST_F(FolderRecordTest, HostileFilesAreTypedErrorsAndNoMore) {
     EXPECT_EQ(report.status, absl::OkStatus());
     EXPECT_FALSE(report.quantized.has_value());
     EXPECT_THAT(report.quantized_error, HasSubstr(hostile.part));
-    EXPECT_FALSE(RecordFolderEvaluation(folder_, Figures()).ok());
+    EXPECT_FALSE(RecordFolderEvaluation(folder_, ExampleEvaluation()).ok());
   }
 }
 
@@ -145,7 +134,8 @@ TEST_F(FolderRecordTest, ALinkOutOfTheFolderIsNotFollowed) {
   testing::WriteText(secret, kTold);
   fs::create_symlink(secret, Path());
   EXPECT_EQ(Read().status().code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(RecordFolderEvaluation(folder_, Figures()).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(RecordFolderEvaluation(folder_, ExampleEvaluation()).code(),
+            absl::StatusCode::kPermissionDenied);
   fs::remove(secret);
 }
 

@@ -8,27 +8,15 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "tests/engine/evaluation_record.h"
 #include "tests/engine/weights/gguf_writer.h"
 
 namespace nibble {
 namespace {
 
+using testing::ExampleEvaluation;
 using ::testing::HasSubstr;
 using Bytes = std::vector<uint8_t>;
-
-EvaluationRecord Record() {
-  EvaluationRecord record;
-  record.kl = 0.0069;
-  record.kl_standard_error = 1e-5;
-  record.kl_p99 = 0.0402;
-  record.top1_agreement = 0.923;
-  record.perplexity = 37.315;
-  record.perplexity_source = 37.0732;
-  record.tokens = 33726;
-  record.text_sha256 = std::string(64, 'a');
-  record.protocol = "windows of 512";
-  return record;
-}
 
 // A tiny model that says that it was quantized.
 testing::GgufWriter Quantized() {
@@ -63,12 +51,12 @@ class QuantizeRecordTest : public ::testing::Test {
 
 TEST_F(QuantizeRecordTest, WhatIsRecordedIsRead) {
   Write(Quantized());
-  ASSERT_EQ(RecordEvaluation(path_, Record()), absl::OkStatus());
+  ASSERT_EQ(RecordEvaluation(path_, ExampleEvaluation()), absl::OkStatus());
   const GgufFile file = GgufFile::Open(path_).value();
   const auto quantized = ReadProvenance(file);
   ASSERT_TRUE(quantized.has_value());
   ASSERT_TRUE(quantized->evaluation.has_value());
-  EXPECT_EQ(*quantized->evaluation, Record());
+  EXPECT_EQ(*quantized->evaluation, ExampleEvaluation());
   EXPECT_EQ(quantized->method, "ggml");
   EXPECT_EQ(quantized->tensor_errors[1], (std::pair<std::string, float>{"b", 0.5f}));
 }
@@ -76,7 +64,7 @@ TEST_F(QuantizeRecordTest, WhatIsRecordedIsRead) {
 TEST_F(QuantizeRecordTest, EverythingElseStaysAsItWas) {
   const Bytes before = Quantized().Build();
   Write(Quantized());
-  ASSERT_TRUE(RecordEvaluation(path_, Record()).ok());
+  ASSERT_TRUE(RecordEvaluation(path_, ExampleEvaluation()).ok());
   const GgufFile old = GgufFile::Parse(before, "old").value();
   const GgufFile now = GgufFile::Open(path_).value();
   for (const std::string& key : old.Keys()) {
@@ -95,9 +83,9 @@ TEST_F(QuantizeRecordTest, EverythingElseStaysAsItWas) {
 
 TEST_F(QuantizeRecordTest, ASecondRecordReplacesTheFirst) {
   Write(Quantized());
-  ASSERT_TRUE(RecordEvaluation(path_, Record()).ok());
+  ASSERT_TRUE(RecordEvaluation(path_, ExampleEvaluation()).ok());
   const size_t size = Read().size();
-  EvaluationRecord other = Record();
+  EvaluationRecord other = ExampleEvaluation();
   other.kl = 0.25;
   ASSERT_TRUE(RecordEvaluation(path_, other).ok());
   EXPECT_EQ(Read().size(), size);
@@ -107,7 +95,7 @@ TEST_F(QuantizeRecordTest, ASecondRecordReplacesTheFirst) {
 TEST_F(QuantizeRecordTest, AFileWithoutASourceIsLeftAlone) {
   Write(testing::TinyModel({}));
   const Bytes before = Read();
-  const absl::Status status = RecordEvaluation(path_, Record());
+  const absl::Status status = RecordEvaluation(path_, ExampleEvaluation());
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("nibble.quantize.source_sha256"));
   EXPECT_EQ(Read(), before);
@@ -120,9 +108,10 @@ TEST_F(QuantizeRecordTest, ADamagedFileIsLeftAlone) {
   std::ofstream(path_, std::ios::binary)
       .write(reinterpret_cast<const char*>(bytes.data()),
              static_cast<std::streamsize>(bytes.size()));
-  EXPECT_EQ(RecordEvaluation(path_, Record()).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(RecordEvaluation(path_, ExampleEvaluation()).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(Read(), bytes);
-  EXPECT_EQ(RecordEvaluation(path_ + ".no", Record()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(RecordEvaluation(path_ + ".no", ExampleEvaluation()).code(),
+            absl::StatusCode::kNotFound);
 }
 
 // Nothing depends on these keys, so of another type they count as empty.
