@@ -13,6 +13,8 @@ namespace {
 
 constexpr absl::string_view kWords[] = {"rtn",      "gptq", "gptq-clip",  "awq",
                                         "awq-clip", "clip", "smoothquant"};
+constexpr absl::string_view kTraining =
+    "qat";  // a word, too, so that it is refused with its scheme
 
 // What stands between "gptq-" and the rest of a name.
 absl::StatusOr<std::string> OrderPart(const std::string& order) {
@@ -43,12 +45,24 @@ absl::StatusOr<std::string> NameOf(const std::string& word, const std::string& s
   return absl::StrCat("gptq-", part, word == "gptq-clip" ? "clip-" : "", codes);
 }
 
+// Training is of the whole model at once: it is measured, and no sink is fed by it.
+absl::Status RefuseTraining(const quantize::Method& method) {
+  const std::string scheme = quantize::SchemeName(method.scheme);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--method ", method.name,
+      ": quantization-aware training is measured, not written: nibble eval table --model MODEL "
+      "--text TEXT --calibration TEXT --methods rtn-",
+      scheme, ",qat-", scheme, " --qat-steps 200 tells what it recovers; files are written by ",
+      absl::StrJoin(kWords, ", ")));
+}
+
 }  // namespace
 
 absl::StatusOr<quantize::Method> ParseMethodFlags(const std::string& method,
                                                   const std::string& scheme,
                                                   const std::string& order) {
-  const bool is_word = std::find(std::begin(kWords), std::end(kWords), method) != std::end(kWords);
+  const bool is_word = method == kTraining ||
+                       std::find(std::begin(kWords), std::end(kWords), method) != std::end(kWords);
   std::string name = method;
   if (is_word) {
     NIBBLE_ASSIGN_OR_RETURN(name, NameOf(method, scheme, order));
@@ -64,6 +78,7 @@ absl::StatusOr<quantize::Method> ParseMethodFlags(const std::string& method,
                                                    scheme.empty() ? order : scheme, ": --method ",
                                                    method, " says it already; leave one out"));
   }
+  if (parsed->algorithm == quantize::Algorithm::kTrain) return RefuseTraining(*parsed);
   return parsed;
 }
 

@@ -43,5 +43,12 @@ TEST(MethodName, ErrorsNameTheFlagAndWhatWorks) {
   EXPECT_THAT(Name("gptq-int4-sym-g32", "", "sequential"), HasSubstr("--order sequential"));
 }
 
+TEST(MethodName, TrainingIsRefusedWithTheCommandThatTrains) {
+  EXPECT_THAT(Name("qat", "int3-asym-g128"),
+              HasSubstr("--methods rtn-int3-asym-g128,qat-int3-asym-g128 --qat-steps 200"));
+  EXPECT_THAT(Name("qat"), HasSubstr("--method qat-int4-full-g32: "));
+  EXPECT_EQ(Name("qat-int4-full-g32"), Name("qat"));
+}
+
 }  // namespace
 }  // namespace nibble

@@ -31,11 +31,6 @@ constexpr char kHeld[] =
 }  // namespace
 
 absl::StatusOr<Method> ForGguf(Method method) {
-  if (method.algorithm == Algorithm::kTrain) {
-    return Refuse(method,
-                  "training needs the whole model at once, layer by layer there is rtn, gptq, awq "
-                  "and clip; `nibble eval table` shows what it gains");
-  }
   if (method.incoherent) {
     return Refuse(method,
                   "a rotated matrix needs its rotation undone at run time, which no ggml "

@@ -22,7 +22,6 @@ TEST(ForGguf, RefusalsSayWhatWouldWork) {
   EXPECT_THAT(RefusalOf("gptq-gidx-int4-full-g32"), HasSubstr("gptq-actorder-"));
   EXPECT_THAT(RefusalOf("incoherent-gptq-int4-full-g32"), HasSubstr("without incoherent-"));
   EXPECT_THAT(RefusalOf("smoothquant-static-mse"), HasSubstr("without -static-"));
-  EXPECT_THAT(RefusalOf("qat-int4-full-g32"), HasSubstr("layer by layer there is rtn"));
   EXPECT_THAT(RefusalOf("llm-int8"), HasSubstr("smoothquant"));
 }
 
