@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engine/quantize/calibration/decoder_layer.h"
 #include "tests/engine/model/tiny_decoder.h"
 
@@ -75,6 +77,8 @@ TEST_F(MeasureSensitivityTest, IsTheSameOnAnyNumberOfThreads) {
 }
 
 TEST_F(MeasureSensitivityTest, ColumnsCountByTheirImportance) {
+  const auto alike = MeasureSensitivity(source_, Tensor(), options_);
+  ASSERT_TRUE(alike.ok()) << alike.status();
   Importance importance;
   std::vector<float> sums(config_.hidden_size, 0.0f);
   sums[3] = 1;
@@ -84,6 +88,10 @@ TEST_F(MeasureSensitivityTest, ColumnsCountByTheirImportance) {
   ASSERT_TRUE(all.ok()) << all.status();
   // One column's error is nearly nothing where only it counts, so all of the damage is laid to it.
   EXPECT_GT(all->at(0).choices[0].damage, 0);
+  const auto share = [](const absl::StatusOr<std::vector<TensorChoices>>& measured) {
+    return measured->at(0).choices[2].damage / measured->at(0).choices[0].damage;
+  };
+  EXPECT_GT(std::fabs(share(all) / share(alike) - 1), 0.1) << "of one column, not of all";
   importance.Set(kName, {1, 2, 3}, 0);
   EXPECT_EQ(MeasureSensitivity(source_, Tensor(), options_).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -100,8 +100,8 @@ TEST(RangeRuleTest, MseIsRightForFewCodes) {
   EXPECT_NEAR(ranges.at(RangeRule::kMse), 2.5, 0.35);  // the optimum for a normal and 15 levels
 }
 
-// A sharp peak where nearly everything is and a long thin tail: the information is in the peak.
-// KL(values || rounded values) over fine bins, of values it has not seen.
+// A sharp peak where nearly everything is and a long thin tail: the information is in the peak, and
+// the most of it is left in codes whose range ends early. Judged on values it has not seen.
 TEST(RangeRuleTest, EntropyIsRightWhereTheShapeOfTheBulkCounts) {
   const Draw draw = [](std::mt19937& random) {
     const bool tail = std::uniform_real_distribution<float>(0, 1)(random) < 0.002f;

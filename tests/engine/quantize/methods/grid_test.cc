@@ -13,7 +13,7 @@ namespace {
 
 Scheme Named(const char* name) { return *ParseScheme(name); }
 
-// Section 2.1 of the seed, to the digit it prints.
+// The worked example that is passed around, to the digits it is printed with.
 TEST(GridTest, TheWorkedExampleOfAbsmaxInt8) {
   const std::vector<float> x = {0.3f, -0.5f, 0.1f, 0.8f, -0.2f};
   const Grid grid(Named("int8-sym-tensor"));
@@ -30,7 +30,7 @@ TEST(GridTest, TheWorkedExampleOfAbsmaxInt8) {
   EXPECT_LE(worst, params.scale / 2);
 }
 
-// The seed's text says -127 .. 127, its formula -2^(n-1) .. 2^(n-1) - 1; both exist.
+// Texts say -127 .. 127 in words, -2^(n-1) .. 2^(n-1) - 1 as the formula; both exist.
 TEST(GridTest, RangesOfTheSymmetricGrids) {
   for (int bits = 2; bits <= 8; ++bits) {
     Scheme scheme = Named("int4-sym-tensor");
@@ -122,7 +122,7 @@ TEST(GridTest, AGroupOfZerosStaysZero) {
   }
 }
 
-// The seed prints the table to four digits.
+// As it is usually printed, to four digits.
 TEST(GridTest, TheTableOfNf4) {
   const float printed[16] = {-1.0f,    -0.6962f, -0.5251f, -0.3949f, -0.2844f, -0.1848f,
                              -0.0911f, 0.0f,     0.0796f,  0.1609f,  0.2461f,  0.3379f,

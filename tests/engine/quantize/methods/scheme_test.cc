@@ -50,7 +50,7 @@ TEST(SchemeTest, CountsBitsPerWeight) {
   EXPECT_DOUBLE_EQ(BitsPerWeight(*ParseScheme("int8-sym-channel"), 256, 256), 8.125);
 }
 
-// The seed says groups of 128 cost 0.5 bits and double quantization leaves 0.37. It is blocks of 64
+// Often said: groups of 128 cost 0.5 bits, and double quantization leaves 0.37. It is blocks of 64
 // that cost 0.5, and double quantization saves 0.373 of them and leaves 0.127.
 TEST(SchemeTest, DoubleQuantizationLeavesAnEighthOfABit) {
   EXPECT_DOUBLE_EQ(Bits("nf4-b64"), 4.5);
