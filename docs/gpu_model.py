@@ -2,7 +2,7 @@
 """The paper model of docs/gpu-model.md: bytes, multiply-adds and launches of a step, turned into tokens a second.
 
     docs/gpu_model.py            prints the tables
-    docs/gpu_model.py --write    puts them into docs/gpu-model.md, between its marks
+    docs/gpu_model.py --write    puts them into docs/gpu-model.md and README.md, between their marks
 
 Nothing here was measured on a GPU by us. Sizes follow from the shape, launches from the code (kernels/cuda/linear.cc,
 attention.cc), efficiencies from what others measured; the page says which and where.
@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 PAGE = pathlib.Path(__file__).with_name("gpu-model.md")
+README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- {}: docs/gpu_model.py -->", "<!-- end -->"
 
 
@@ -256,16 +257,41 @@ def part_table():
     return "\n".join(lines)
 
 
+def short_row(what, batch, today, goal, roofline, wanted):
+    """`today` and `goal`: the rate of such kernels on a device."""
+    cells = [number(today(device)) for device in DEVICES] + [number(goal(H200)), roofline, number(wanted) if wanted else "-"]
+    return f"| {what} | {batch} | " + " | ".join(cells) + " |"
+
+
+def short_table():
+    """README's: the last set of kernels is what the code does today."""
+    lines = ["| tokens/s, predicted | sequences | H100: code today | H200: code today | H200: goals' kernels | H200: roofline | goal |",
+             "|---|---|---|---|---|---|---|"]
+    for goal, today in zip(SETS["goals"], list(SETS.values())[-1]):
+        for batch in (1, 32, 128) if goal.name == "INT4" else (1, 32, 256):
+            lines.append(short_row(f"{goal.name} decode", batch, lambda device: decode_rate(device, today, batch),
+                                   lambda device: decode_rate(device, goal, batch), number(roofline_of(H200, goal, batch)),
+                                   GOALS[goal.name, batch]))
+        lines.append(short_row(f"{goal.name} prefill, 4,096 tokens", 1, lambda device: prefill_rate(device, today),
+                               lambda device: prefill_rate(device, goal), "-", GOALS.get((goal.name, 0))))
+    return "\n".join(lines)
+
+
 def tables():
     return {"sizes": size_table(), "rates": rate_table(), "parts": part_table()}
 
 
-def with_tables(page):
-    """The page with what lies between its marks replaced. ValueError names a mark that is missing."""
-    for name, table in tables().items():
+def pages():
+    """Each page with the tables that it shows."""
+    return {PAGE: tables(), README: {"predictions": short_table()}}
+
+
+def with_tables(page, shown=None):
+    """The page with what lies between its marks replaced by `shown`, or by tables(). ValueError names a mark that is missing."""
+    for name, table in (tables() if shown is None else shown).items():
         begin = BEGIN.format(name)
         if page.count(begin) != 1 or END not in page[page.index(begin):]:
-            raise ValueError(f"{PAGE.name}: needed one '{begin}' and '{END}' after it")
+            raise ValueError(f"needed one '{begin}' and '{END}' after it")
         head, rest = page.split(begin)
         page = f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
     return page
@@ -273,7 +299,8 @@ def with_tables(page):
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(with_tables(PAGE.read_text()))
+        for path, shown in pages().items():
+            path.write_text(with_tables(path.read_text(), shown))
     elif not sys.argv[1:]:
         print("\n\n".join(tables().values()))
     else:
