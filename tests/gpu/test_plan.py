@@ -48,6 +48,7 @@ def test_a_rehearsal_is_small_and_on_the_cpu():
     rehearsal = plan.Choices(bin=pathlib.Path("/b"), device="cpu", small=True)
     for stage in plan.sweep_stages(rehearsal):
         assert stage.command[1] == "cpu" and stage.command[-1] == "small"
+    assert plan.peer_stage(rehearsal).command[-2:] == ("cpu", "small")
     (bench,) = plan.bench_stages(rehearsal)
     assert "random:smollm2-135m:int4-g32" in bench.command
 

@@ -9,8 +9,6 @@ import subprocess
 
 import pytest
 
-from gpu_day import peers
-
 HERE = pathlib.Path(__file__).parent
 RUN = HERE / "run"
 
@@ -114,23 +112,6 @@ def test_a_folder_without_programs_is_wrong_usage(machine):
 @pytest.mark.parametrize("arguments", [("--minutes", "0"), ("--rehearse",), ("--nonsense",)])
 def test_wrong_flags_are_wrong_usage(arguments):
     assert run(*arguments).returncode == 2
-
-
-def test_peers_print_lines_as_the_sweep_does():
-    ours = json.loads((HERE / "recorded" / "sweep.jsonl").read_text().splitlines()[0])
-    assert json.loads(peers.line("copy", "copy_", "1 GiB", 1, 0, 2, 0, 1.5)).keys() == ours.keys()
-
-
-def test_a_peer_that_cannot_do_a_shape_is_named_and_the_others_go_on(capsys):
-    def fail():
-        raise RuntimeError("no kernel\nand a trace")
-    peers.attempt("int4", fail)
-    assert capsys.readouterr().err == "int4: no kernel\n"
-
-
-def test_rotations_are_larger_than_any_l2():
-    for size in (1 << 20, 60 << 20, 1 << 30):
-        assert peers.copies_for(size) * size > 180 << 20 and peers.copies_for(size) >= 2
 
 
 def pack(*arguments):

@@ -26,7 +26,7 @@ def parse(arguments):
     parser.add_argument("--only", metavar="WORDS", help="stages whose name has one of these words, such as test,sweep")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="of the build (default: one a core)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, with limits and commands")
-    parser.add_argument("--rehearse", action="store_true", help="the sweep and a bench with tiny shapes on the CPU, to test "
+    parser.add_argument("--rehearse", action="store_true", help="sweep, peers and a bench, tiny and on the CPU, to test "
                         "this script where there is no GPU; needs --build-dir and --out")
     choices = parser.parse_args(arguments)
     if choices.minutes <= 0 or choices.jobs < 1:
@@ -74,7 +74,7 @@ def stages_of(choices, gpu, folder):
     programs = plan.test_programs(decided.bin)
     stages = plan.plan(decided, programs)
     if choices.rehearse:
-        stages = [one for one in stages if one.kind in ("test", "sweep", "bench")]
+        stages = [one for one in stages if one.kind in ("test", "sweep", "bench", "peer")]
     return chosen(stages, choices.only)
 
 

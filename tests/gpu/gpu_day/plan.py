@@ -68,7 +68,7 @@ def bench_stages(choices):
 
 def peer_stage(choices):
     small = ("small",) if choices.small else ()
-    return Stage("peers", "peer", (choices.python, "-m", "gpu_day.peers") + small, 120)
+    return Stage("peers", "peer", (choices.python, "-m", "gpu_day.peers", choices.device) + small, 120)
 
 
 def sanitizer_stages(choices, programs):
