@@ -17,7 +17,9 @@ namespace {
 // size, anything else as itself.
 template <class Ours, class Theirs>
 constexpr bool PassedAlike() {
-  if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) {
+  if constexpr (std::is_same_v<Ours, Theirs>) {
+    return true;
+  } else if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) {
     using From = std::remove_pointer_t<Ours>;
     using To = std::remove_pointer_t<Theirs>;
     if constexpr (std::is_const_v<From> != std::is_const_v<To>) {
@@ -30,7 +32,7 @@ constexpr bool PassedAlike() {
   } else if constexpr (std::is_enum_v<Theirs> && std::is_integral_v<Ours>) {
     return sizeof(Ours) == sizeof(Theirs);
   } else {
-    return std::is_same_v<Ours, Theirs>;
+    return false;
   }
 }
 
