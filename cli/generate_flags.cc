@@ -18,7 +18,7 @@ void AddSamplingFlags(Flags& flags, SamplingParams& sampling) {
   flags.Add("--top-k", sampling.top_k, "Keep the k most likely tokens; 0: all");
   flags.Add("--top-p", sampling.top_p, "Keep the likeliest tokens of this mass, over 0 to 1");
   flags.Add("--min-p", sampling.min_p, "Drop tokens below this share of the likeliest, 0 to 1");
-  flags.Add("--repetition-penalty", sampling.repetition_penalty, "Over 0 to 10; 1: off");
+  flags.Add("--repetition-penalty", sampling.repetition_penalty, "0.01 to 10; 1: off");
   flags.Add("--presence-penalty", sampling.presence_penalty, "-10 to 10, once a seen token");
   flags.Add("--frequency-penalty", sampling.frequency_penalty, "-10 to 10, each time seen");
   flags.Add("--seed", sampling.seed, "Repeats a run exactly; default: drawn, and shown in JSON")

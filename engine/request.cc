@@ -80,7 +80,7 @@ absl::Status ValidateSampling(const SamplingParams& s, int32_t vocab_size) {
   NIBBLE_RETURN_IF_ERROR(InRange("sampling.top_p", s.top_p, 0, 1, /*above=*/true));
   NIBBLE_RETURN_IF_ERROR(InRange("sampling.min_p", s.min_p, 0, 1));
   NIBBLE_RETURN_IF_ERROR(
-      InRange("sampling.repetition_penalty", s.repetition_penalty, 0, 10, /*above=*/true));
+      InRange("sampling.repetition_penalty", s.repetition_penalty, kMinRepetitionPenalty, 10));
   NIBBLE_RETURN_IF_ERROR(InRange("sampling.presence_penalty", s.presence_penalty, -10, 10));
   NIBBLE_RETURN_IF_ERROR(InRange("sampling.frequency_penalty", s.frequency_penalty, -10, 10));
   NIBBLE_RETURN_IF_ERROR(ValidateLogitBias(s, vocab_size));

@@ -43,7 +43,7 @@ struct SamplingParams {
   int32_t top_k = 0;                // 0 off
   float top_p = 1.0f;               // (0, 1]
   float min_p = 0.0f;               // [0, 1]
-  float repetition_penalty = 1.0f;  // (0, 10]
+  float repetition_penalty = 1.0f;  // [kMinRepetitionPenalty, 10]
   float presence_penalty = 0.0f;    // [-10, 10]
   float frequency_penalty = 0.0f;   // [-10, 10]
   std::optional<uint64_t> seed;     // Prepare draws one when absent; the effective seed is always echoed
@@ -67,6 +67,7 @@ struct ResponseParams {
 };
 
 // Limits of one request, each with its reason; what a deployment tunes is in EngineOptions.
+inline constexpr float kMinRepetitionPenalty = 0.01f;  // logits are divided by it: 100 times as large at most
 inline constexpr int32_t kMaxLogprobs = 20;        // what clients of other servers can ask for
 inline constexpr int32_t kMaxLogitBias = 1024;     // applied per step, on the engine thread
 inline constexpr int32_t kMaxAllowedIds = 65536;   // as above

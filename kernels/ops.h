@@ -166,6 +166,8 @@ struct TokenLogprob {
 //   2. logit += bias
 //   3. repetition_penalty over ids seen in prompt or output: l > 0 ? l / p : l * p  (CTRL, arXiv 1909.05858)
 //      presence_penalty subtracted once, frequency_penalty per occurrence, for ids seen in the output
+//      A finite logit stays finite: what 2 and 3 would make larger than the largest float is that float, so that
+//      no request can look like a broken device
 //   4. temperature 0: argmax, lowest id on ties. Otherwise softmax(l / temperature), then
 //   5. top_k (0 = off) -> top_p (1 = off) -> min_p (0 = off; of the largest probability), ties kept by lowest id
 //   6. inverse CDF over the survivors, ids ascending, with one uniform from the counter (seed, counter)

@@ -11,6 +11,7 @@ namespace nibble::cpu {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 bool HasPenalty(const SampleRow& row) {
   return row.repetition_penalty != 1 || row.presence_penalty != 0 || row.frequency_penalty != 0;
@@ -21,15 +22,29 @@ float& At(std::vector<float>& logits, int32_t id) {
   return logits[id];
 }
 
+// An infinity that a request's own numbers made of a finite logit would pass for a broken model.
+float Bounded(float adjusted, float before) {
+  return std::isfinite(before) ? std::clamp(adjusted, -kLargest, kLargest) : adjusted;
+}
+
+void AddBias(const SampleRow& row, std::vector<float>& logits) {
+  for (const LogitBias& bias : row.bias) {
+    float& logit = At(logits, bias.id);
+    logit = Bounded(logit + bias.bias, logit);
+  }
+}
+
 void Penalize(const SampleRow& row, std::vector<float>& logits) {
   for (const TokenCount& seen : row.seen) {
     float& logit = At(logits, seen.id);
+    const float before = logit;
     if (seen.in_prompt + seen.in_output > 0 && row.repetition_penalty != 1) {
       logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
     }
     if (seen.in_output > 0) {
       logit -= row.presence_penalty + row.frequency_penalty * static_cast<float>(seen.in_output);
     }
+    logit = Bounded(logit, before);
   }
 }
 
@@ -45,7 +60,7 @@ const float* Adjust(const float* logits, int32_t vocab, const SampleRow& row,
     for (int32_t id : row.allowed) At(adjusted, id) = logits[id];
   }
   for (int32_t id : row.forbidden) At(adjusted, id) = kNever;
-  for (const LogitBias& bias : row.bias) At(adjusted, bias.id) += bias.bias;
+  AddBias(row, adjusted);
   if (penalized) Penalize(row, adjusted);
   return adjusted.data();
 }

@@ -8,6 +8,14 @@
 namespace nibble::cuda {
 namespace {
 
+// An infinity that a request's own numbers made of a finite logit would pass for a broken model.
+__device__ __forceinline__ float Bounded(float adjusted, float before) {
+  const bool was_finite = before - before == 0;
+  if (was_finite && adjusted > kLargest) return kLargest;
+  if (was_finite && adjusted < -kLargest) return -kLargest;
+  return adjusted;
+}
+
 // Steps 1 to 3 of SampleRow: the row itself where there is nothing to change, else its copy.
 __device__ __forceinline__ const float* Adjust(const SampleCall& p, const SampleSettings& row,
                                                const float* logits) {
@@ -29,8 +37,10 @@ __device__ __forceinline__ const float* Adjust(const SampleCall& p, const Sample
   for (int i = row.forbidden.begin + thread; i < row.forbidden.end; i += kThreads)
     to[p.ids[i]] = kNever;
   ptx::SyncThreads();
-  for (int i = row.bias.begin + thread; i < row.bias.end; i += kThreads)
-    to[p.bias[i].id] += p.bias[i].bias;
+  for (int i = row.bias.begin + thread; i < row.bias.end; i += kThreads) {
+    float& logit = to[p.bias[i].id];
+    logit = Bounded(logit + p.bias[i].bias, logit);
+  }
   ptx::SyncThreads();
   for (int i = row.seen.begin + thread; i < row.seen.end && penalized; i += kThreads) {
     const SeenToken seen = p.seen[i];
@@ -41,7 +51,7 @@ __device__ __forceinline__ const float* Adjust(const SampleCall& p, const Sample
       logit -=
           ptx::Fma(row.frequency_penalty, static_cast<float>(seen.in_output), row.presence_penalty);
     }
-    to[seen.id] = logit;
+    to[seen.id] = Bounded(logit, to[seen.id]);
   }
   ptx::SyncThreads();
   return to;

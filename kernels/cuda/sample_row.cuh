@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr float kNever = -__builtin_inff();
+constexpr float kLargest = 0x1.fffffep127f;
 constexpr float kWeightUnit = 0x1p44f;  // of fixed-point weights: 2^19 of them fit 64 bits
 
 struct Exchange {

@@ -54,6 +54,7 @@ def test_floats_that_are_no_numbers_or_out_of_range_are_refused_by_name(client, 
         ("sampling.top_k", {"sampling": {"top_k": -1}}),
         ("sampling.min_p", {"sampling": {"min_p": 1.5}}),
         ("sampling.repetition_penalty", {"sampling": {"repetition_penalty": 0.0}}),
+        ("sampling.repetition_penalty", {"sampling": {"repetition_penalty": 1e-38}}),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {5: math.nan}}}),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {5: 1000.0}}}),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {-1: 1.0}}}),
@@ -210,6 +211,26 @@ def test_huge_but_legal_parameters_are_served(client):
         time_limit_seconds=86400,
     )
     assert len(answer.token_ids) == 4 and len(answer.logprobs[0].top) == 20
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-38, 1e-45, 1.0])
+def test_the_least_and_largest_penalties_harm_nobody(client, temperature):
+    """Whatever a request makes of its own logits, they stay numbers: an infinity would pass for a broken device."""
+    for penalty in (0.01, 10.0):
+        answer = client.generate(
+            [1, 2, 3],
+            sampling={
+                "temperature": temperature,
+                "repetition_penalty": penalty,
+                "presence_penalty": -10.0,
+                "frequency_penalty": -10.0,
+                "logit_bias": {1: 100.0, 2: -100.0},
+                "seed": 1,
+            },
+            stopping={"max_tokens": 4, "ignore_eos": True},
+        )
+        assert len(answer.token_ids) == 4
+    assert client.generate("Hello", stopping={"max_tokens": 1, "ignore_eos": True}).token_ids
 
 
 def test_detokenizing_half_characters_gives_whole_utf8(client):

@@ -55,6 +55,8 @@ TEST(RequestTest, EveryBoundItselfIsAllowed) {
   r.cache_salt.assign(kMaxCacheSaltBytes, 's');
   r.time_limit = std::chrono::nanoseconds(1);
   EXPECT_TRUE(Validate(r, kVocab).ok()) << Validate(r, kVocab);
+  r.sampling.repetition_penalty = kMinRepetitionPenalty;
+  EXPECT_TRUE(Validate(r, kVocab).ok()) << Validate(r, kVocab);
 }
 
 TEST(RequestTest, EveryBadValueIsRefusedByFieldAndValue) {
@@ -69,6 +71,8 @@ TEST(RequestTest, EveryBadValueIsRefusedByFieldAndValue) {
       {"sampling.min_p", "2", [](auto& r) { r.sampling.min_p = 2; }},
       {"sampling.min_p", "nan", [](auto& r) { r.sampling.min_p = kNan; }},
       {"sampling.repetition_penalty", "is 0", [](auto& r) { r.sampling.repetition_penalty = 0; }},
+      {"sampling.repetition_penalty", "1e-38, needed 0.01 to 10",
+       [](auto& r) { r.sampling.repetition_penalty = 1e-38f; }},
       {"sampling.repetition_penalty", "nan", [](auto& r) { r.sampling.repetition_penalty = kNan; }},
       {"sampling.presence_penalty", "11", [](auto& r) { r.sampling.presence_penalty = 11; }},
       {"sampling.frequency_penalty", "-inf", [](auto& r) { r.sampling.frequency_penalty = -kInf; }},

@@ -48,6 +48,8 @@ TEST_F(ServerTest, EveryBadFieldIsNamed) {
       {"sampling.min_p", [](auto& r) { r.mutable_sampling()->set_min_p(-kInf); }},
       {"sampling.repetition_penalty",
        [](auto& r) { r.mutable_sampling()->set_repetition_penalty(0); }},
+      {"sampling.repetition_penalty",
+       [](auto& r) { r.mutable_sampling()->set_repetition_penalty(1e-38f); }},
       {"sampling.presence_penalty",
        [](auto& r) { r.mutable_sampling()->set_presence_penalty(1e30f); }},
       {"sampling.frequency_penalty",

@@ -350,6 +350,67 @@ TEST_P(SampleTest, UnusableRowsLatchAFaultOnce) {
   }
 }
 
+// A request that adjusts a logit out of all bounds is that request's affair: only the model's own
+// logits may latch a fault, which ends the server.
+TEST_P(SampleTest, NoAdjustmentMakesAFiniteRowUnusable) {
+  std::mt19937 random(9);
+  const std::vector<TokenCount> seen = {{1, 1, 0}, {2, 0, 5}, {3, 1, 2}};
+  for (const float scale : {1.0f, 1e30f}) {
+    const std::vector<float> logits = RandomFloats(random, 300, scale);
+    for (const float penalty : {1e-38f, 1e-45f, 1.0f, 1e38f}) {
+      for (const float bias : {100.0f, -100.0f, 3e38f}) {
+        const std::vector<LogitBias> biased = {{1, bias}, {2, -bias}, {7, bias}};
+        for (const float temperature : {0.0f, 1e-45f, 1e-38f, 1.0f, 100.0f}) {
+          for (int which = 0; which < 4; ++which) {
+            SampleRow row;
+            row.temperature = temperature;
+            row.repetition_penalty = penalty;
+            row.presence_penalty = row.frequency_penalty = bias > 0 ? -10 : 10;
+            row.seen = seen;
+            row.bias = biased;
+            row.num_logprobs = 2;
+            if (which == 1) row.top_k = 3;
+            if (which == 2) row.top_p = 0.9f;
+            if (which == 3) row.min_p = 0.1f;
+            std::vector<float> copy = logits;
+            const SampledToken drawn = Sample(copy, row);
+            ASSERT_TRUE(backend_->Synchronize().ok())
+                << scale << " / " << penalty << " + " << bias << ", temperature " << temperature;
+            ASSERT_GE(drawn.id, 0);
+            ASSERT_LT(drawn.id, 300);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(SampleTest, ALogitPenalisedBeyondAllBoundsIsTheLargest) {
+  std::vector<float> logits = {0.0f, 3.0f, 5.0f, -2.0f};
+  const TokenCount seen{1, 1, 0};
+  for (const float temperature : {0.0f, 1e-38f, 1.0f}) {
+    SampleRow row;
+    row.temperature = temperature;
+    row.repetition_penalty = 1e-38f;
+    row.seen = absl::MakeConstSpan(&seen, 1);
+    EXPECT_EQ(Sample(logits, row).id, 1) << "temperature " << temperature;
+  }
+  EXPECT_TRUE(backend_->Synchronize().ok());
+}
+
+// What an adjustment may not do either: make a broken model's row look sound.
+TEST_P(SampleTest, AdjustmentsDoNotMendAnInfinity) {
+  std::vector<float> logits = {0.0f, kInfinity, 1.0f};
+  const TokenCount seen{1, 1, 1};
+  const LogitBias bias{1, -100.0f};
+  SampleRow row;
+  row.repetition_penalty = 2;
+  row.seen = absl::MakeConstSpan(&seen, 1);
+  row.bias = absl::MakeConstSpan(&bias, 1);
+  Sample(logits, row);
+  EXPECT_EQ(backend_->Synchronize().code(), absl::StatusCode::kInternal);
+}
+
 TEST_P(SampleTest, ASingleFiniteLogitIsEnough) {
   std::vector<float> logits(300, -kInfinity);
   logits[299] = -1e30f;

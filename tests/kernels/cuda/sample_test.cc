@@ -197,6 +197,23 @@ TEST(Sample, AdjustsLogitsAsTheCpuDoes) {
   ExpectTheTokensOfTheCpu(logits, rows);
 }
 
+// Only the model's own logits may make a row unusable, never what a request asks for.
+TEST(Sample, KeepsFiniteLogitsFinite) {
+  const std::vector<TokenCount> seen = {{3, 1, 0}, {5, 0, 2}, {700, 2, 3}};
+  const std::vector<LogitBias> bias = {{3, 100.0f}, {5, -3e38f}, {9, 3e38f}};
+  std::vector<SampleRow> rows = Rows(9, {.repetition_penalty = 1e-38f});
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i].temperature = i % 3 == 0 ? 0.0f : i % 3 == 1 ? 1e-38f : 1.0f;
+    rows[i].seen = seen;
+    rows[i].bias = bias;
+    if (i >= 3) rows[i].presence_penalty = -10;
+    if (i >= 6) rows[i].repetition_penalty = 1e38f;
+  }
+  const std::vector<float> logits = RandomLogits(3, 8);
+  for (const DrawnToken& drawn : DrawOnDevice(logits, rows).tokens) EXPECT_GE(drawn.id, 0);
+  ExpectTheTokensOfTheCpu(logits, rows);
+}
+
 TEST(Sample, ScoresPromptTokensWithoutDrawing) {
   std::vector<SampleRow> rows = Rows(3, {.num_logprobs = 4});
   for (int32_t i = 0; i < 3; ++i) rows[i].score_id = i * 388;
