@@ -28,15 +28,14 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Start(ListenSocket socket,
   if (pipe2(wake, O_CLOEXEC | O_NONBLOCK) != 0) {
     return absl::UnavailableError(absl::StrCat("no pipe for the acceptor: ", std::strerror(errno)));
   }
-  const int32_t highest_fd = wake[1] + max_connections;
   return std::unique_ptr<Acceptor>(
-      new Acceptor(std::move(socket), highest_fd, wake[0], wake[1], log, std::move(take)));
+      new Acceptor(std::move(socket), max_connections, wake[0], wake[1], log, std::move(take)));
 }
 
-Acceptor::Acceptor(ListenSocket socket, int32_t highest_fd, int wake_read, int wake_write, Log& log,
-                   std::function<void(int fd)> take)
+Acceptor::Acceptor(ListenSocket socket, int32_t max_connections, int wake_read, int wake_write,
+                   Log& log, std::function<void(int fd)> take)
     : socket_(std::move(socket)),
-      highest_fd_(highest_fd),
+      max_connections_(max_connections),
       wake_read_(wake_read),
       wake_write_(wake_write),
       log_(log),
@@ -75,13 +74,14 @@ bool Acceptor::AcceptOne() {
     // Otherwise nobody waits, or the one who did has left.
     return error == ECONNABORTED || error == EINTR;
   }
-  if (fd > highest_fd_) {
-    Warn("too_many_connections", absl::StrCat("descriptor ", fd, " is above ", highest_fd_));
+  if (handed_.AtLeast(max_connections_)) {
+    Warn("too_many_connections", absl::StrCat(max_connections_, " are open on this port"));
     close(fd);
     return true;
   }
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  handed_.Add(fd);
   take_(fd);
   return true;
 }

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/base/log.h"
+#include "server/handed_sockets.h"
 #include "server/listen_socket.h"
 
 namespace nibble {
@@ -20,9 +21,8 @@ class Acceptor {
   // Calls `take` with each connection's descriptor, on a thread of its own; `take` owns it from
   // then on.
   //
-  // gRPC does not say when a connection ends, but the kernel gives the lowest free descriptor: one
-  // numbered above `max_connections` + those open at the start means that so many are open. Such a
-  // connection is closed at once. UNAVAILABLE when the system gives no pipe.
+  // While `max_connections` that were handed over are open (handed_sockets.h), others are closed at
+  // once; what other ports hold does not count. UNAVAILABLE when the system gives no pipe.
   static absl::StatusOr<std::unique_ptr<Acceptor>> Start(ListenSocket socket,
                                                          int32_t max_connections, Log& log,
                                                          std::function<void(int fd)> take);
@@ -35,7 +35,7 @@ class Acceptor {
   bool loopback() const { return socket_.loopback(); }
 
  private:
-  Acceptor(ListenSocket socket, int32_t highest_fd, int wake_read, int wake_write, Log& log,
+  Acceptor(ListenSocket socket, int32_t max_connections, int wake_read, int wake_write, Log& log,
            std::function<void(int fd)> take);
   void Run();
   bool WaitFor(int timeout_ms, bool for_connection);  // false: stop
@@ -43,11 +43,12 @@ class Acceptor {
   void Warn(absl::string_view event, absl::string_view detail);
 
   ListenSocket socket_;
-  const int32_t highest_fd_;
+  const int32_t max_connections_;
   const int wake_read_;
   const int wake_write_;
   Log& log_;
   const std::function<void(int fd)> take_;
+  HandedSockets handed_;     // only the thread's
   int64_t num_refused_ = 0;  // only the thread's
   bool starved_ = false;     // only the thread's: no descriptors, wait before the next try
   std::atomic<bool> stopping_{false};

@@ -113,7 +113,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   const int listener_fd = socket.fd();
   NIBBLE_ASSIGN_OR_RETURN(
       listener->acceptor_,
-      Acceptor::Start(std::move(socket), parts.options.limits.max_connections, parts.log,
+      Acceptor::Start(std::move(socket), options.max_connections, parts.log,
                       [entrance, listener_fd](int fd) {
                         ExternalConnectionAcceptor::NewConnectionParameters connection;
                         connection.listener_fd = listener_fd;

@@ -24,6 +24,7 @@ class Listener {
  public:
   struct Options {
     bool reflection = false;
+    int32_t max_connections = 1;  // more are closed at once
     // Full name and service; borrowed, outlive the listener.
     std::vector<std::pair<std::string, grpc::Service*>> services;
   };

@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kMaxHeadBytes = 8192;  // what web servers allow
 constexpr auto kPatience = std::chrono::seconds(1);
-constexpr int32_t kMaxConnections = 1024;  // descriptors of the process, see acceptor.h
+constexpr int32_t kMaxConnections = 16;  // one is answered at a time, the next wait unaccepted
 
 // Milliseconds left, at least 0.
 int Left(std::chrono::steady_clock::time_point end) {

@@ -9,6 +9,7 @@
 #include "engine/base/mutex.h"
 #include "engine/base/status_macros.h"
 #include "server/credentials.h"
+#include "server/descriptor_limit.h"
 #include "server/health.h"
 #include "server/listener.h"
 #include "server/metrics_port.h"
@@ -23,6 +24,9 @@ using Phase = ServingState::Phase;
 
 // What is still being written when the last request has ended gets so long to arrive.
 constexpr Duration kFlushGrace = std::chrono::seconds(1);
+
+// Operators and their tools; of kOtherDescriptors.
+constexpr int32_t kMaxAdminConnections = 64;
 
 // In the order in which LiveServer makes them.
 constexpr const char* kServices[] = {"nibble.v1.GenerationService", "nibble.v1.TokenizerService",
@@ -136,6 +140,8 @@ absl::StatusOr<std::unique_ptr<Listener>> LiveServer::ListenOn(const std::string
 }
 
 absl::Status LiveServer::Listen() {
+  NIBBLE_ASSIGN_OR_RETURN(const int32_t max_connections,
+                          MakeRoomForConnections(options_.limits.max_connections, *log_));
   services_.push_back(CreateGenerationService(parts_));
   services_.push_back(CreateTokenizerService(parts_));
   services_.push_back(CreateModelService(parts_));
@@ -158,6 +164,7 @@ absl::Status LiveServer::Listen() {
     NIBBLE_ASSIGN_OR_RETURN(
         admin_, ListenOn(options_.admin_listen, "--admin-listen",
                          {.reflection = options_.reflection,
+                          .max_connections = kMaxAdminConnections,
                           .services = {{"nibble.v1.AdminService", services_[3].get()},
                                        {"grpc.health.v1.Health", health_->service()}}}));
     ports_.admin = admin_->port();
@@ -165,6 +172,7 @@ absl::Status LiveServer::Listen() {
   NIBBLE_ASSIGN_OR_RETURN(public_,
                           ListenOn(options_.listen, "--listen",
                                    {.reflection = options_.reflection,
+                                    .max_connections = max_connections,
                                     .services = {{kServices[0], services_[0].get()},
                                                  {kServices[1], services_[1].get()},
                                                  {kServices[2], services_[2].get()},

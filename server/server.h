@@ -38,7 +38,7 @@ struct ServerLimits {
   int32_t max_request_bytes = 16 << 20;      // one message; a prompt of 1M tokens fits
   int32_t max_stream_buffer_bytes =
       64 << 10;                    // undelivered by one slow client before its sequence pauses
-  int32_t max_connections = 1024;  // file descriptors
+  int32_t max_connections = 1024;  // on the public port: file descriptors and buffers
   int32_t max_metadata_bytes = 16 << 10;  // headers of one call
 };
 
@@ -65,9 +65,9 @@ struct ModelInfo {
   int64_t num_parameters = 0;
   int64_t weights_bytes = 0;  // on the device
   int64_t kv_cache_bytes = 0;
-  int32_t context_length = 0;  // the model was trained for
-  std::string chat_template;   // source, "" when none
-  std::string backend;         // "cpu avx512_vnni, 2 threads"
+  int32_t context_length = 0;                   // the model was trained for
+  std::string chat_template;                    // source, "" when none
+  std::string backend;                          // "cpu avx512_vnni, 2 threads"
   std::optional<QuantizeProvenance> quantized;  // absent: the file does not tell
 };
 

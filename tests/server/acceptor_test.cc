@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/descriptor_limit.h"
+#include "server/handed_sockets.h"
 #include "server/metrics_port.h"
 
 namespace nibble {
@@ -92,15 +95,120 @@ TEST(AcceptorTest, ConnectionsBeyondTheLimitAreClosedAtOnce) {
     ++count;
   });
   ASSERT_TRUE(acceptor.ok());
-  // Client and server share this process's descriptors, so each connection takes two.
   std::vector<int> clients;
   for (int i = 0; i < 20; ++i) clients.push_back(ConnectTo((*acceptor)->port()));
   char byte;
   EXPECT_EQ(recv(clients.back(), &byte, 1, 0), 0) << "closed by the server";
-  EXPECT_LE(count, 8);
+  EXPECT_EQ(count, 8);
   (*acceptor)->Stop();
   for (const int fd : clients) close(fd);
   for (const int fd : taken) close(fd);
+}
+
+TEST(AcceptorTest, WhoeverLeavesMakesRoomForAnother) {
+  auto log = Silent();
+  std::atomic<int> last{-1};
+  std::atomic<int> count{0};
+  auto acceptor = Acceptor::Start(*ListenSocket::Bind("127.0.0.1:0", "x"), 1, *log, [&](int fd) {
+    last = fd;
+    ++count;
+  });
+  ASSERT_TRUE(acceptor.ok());
+  for (int i = 1; i <= 3; ++i) {
+    const int client = ConnectTo((*acceptor)->port());
+    WaitFor([&] { return count == i; });
+    close(last);  // as gRPC does, without telling
+    // Its number is somebody else's now, which must not pass for the connection.
+    const int other = socket(AF_INET, SOCK_STREAM, 0);
+    close(client);
+    const int next = ConnectTo((*acceptor)->port());
+    WaitFor([&] { return count == i + 1; });
+    close(last);
+    close(next);
+    close(other);
+    count = i;
+  }
+  (*acceptor)->Stop();
+}
+
+// What other ports and files hold must not keep an operator out.
+TEST(AcceptorTest, OnlyItsOwnConnectionsCount) {
+  auto log = Silent();
+  std::atomic<int> taken{0};
+  auto acceptor = Acceptor::Start(*ListenSocket::Bind("127.0.0.1:0", "x"), 2, *log, [&](int fd) {
+    ++taken;
+    close(fd);
+  });
+  ASSERT_TRUE(acceptor.ok());
+  std::vector<int> others;
+  for (int i = 0; i < 50; ++i) others.push_back(socket(AF_INET, SOCK_STREAM, 0));
+  const int client = ConnectTo((*acceptor)->port());
+  WaitFor([&] { return taken == 1; });
+  close(client);
+  for (const int fd : others) close(fd);
+}
+
+TEST(HandedSocketsTest, CountsTheOpenWhateverHasTheirNumbers) {
+  HandedSockets handed;
+  EXPECT_FALSE(handed.AtLeast(1));
+  std::vector<int> fds;
+  for (int i = 0; i < 3000; ++i) {  // more than one call looks at
+    fds.push_back(socket(AF_UNIX, SOCK_STREAM, 0));
+    if (fds.back() < 0) break;  // a machine with few descriptors
+    handed.Add(fds.back());
+  }
+  const auto open = static_cast<int32_t>(fds.size()) - (fds.back() < 0 ? 1 : 0);
+  EXPECT_TRUE(handed.AtLeast(open));
+  EXPECT_FALSE(handed.AtLeast(open + 1));
+  for (const int fd : fds) close(fd);
+  const int reused = socket(AF_UNIX, SOCK_STREAM, 0);  // the first number again
+  for (int i = 0; i < 4; ++i) handed.AtLeast(1);
+  EXPECT_FALSE(handed.AtLeast(1));
+  handed.Add(reused);
+  EXPECT_TRUE(handed.AtLeast(1));
+  EXPECT_FALSE(handed.AtLeast(2));
+  close(reused);
+}
+
+// In a process of its own: limits cannot be raised again.
+int RoomWith(rlim_t soft, rlim_t hard, int32_t wanted, std::string* logged) {
+  auto log = Log::ToFunction(LogLevel::kInfo, [&](const std::string& line) { *logged += line; });
+  const rlimit limit{.rlim_cur = soft, .rlim_max = hard};
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return -2;
+  const auto room = MakeRoomForConnections(wanted, *log);
+  if (!room.ok()) *logged += std::string(room.status().message());
+  return room.value_or(-1);
+}
+
+TEST(DescriptorLimitDeathTest, TheSoftLimitIsRaisedToHoldAllConnections) {
+  const auto raises = [] {
+    std::string logged;
+    const int room = RoomWith(300, 1000, 500, &logged);
+    rlimit now{};
+    getrlimit(RLIMIT_NOFILE, &now);
+    std::_Exit(room == 500 && now.rlim_cur == 500 + kOtherDescriptors && logged.empty() ? 0 : 1);
+  };
+  EXPECT_EXIT(raises(), ::testing::ExitedWithCode(0), "");
+}
+
+TEST(DescriptorLimitDeathTest, WhatDoesNotFitIsLoweredAndSaid) {
+  const auto lowers = [] {
+    std::string logged;
+    const int room = RoomWith(300, 1000, 5000, &logged);
+    const bool said = logged.find("max_connections_lowered") != std::string::npos &&
+                      logged.find("ulimit -n 5256") != std::string::npos;
+    std::_Exit(room == 1000 - kOtherDescriptors && said ? 0 : 1);
+  };
+  EXPECT_EXIT(lowers(), ::testing::ExitedWithCode(0), "");
+}
+
+TEST(DescriptorLimitDeathTest, NoRoomForOneIsAnErrorWithTheNumber) {
+  const auto refuses = [] {
+    std::string logged;
+    const int room = RoomWith(100, 100, 10, &logged);
+    std::_Exit(room == -1 && logged.find("needs 266") != std::string::npos ? 0 : 1);
+  };
+  EXPECT_EXIT(refuses(), ::testing::ExitedWithCode(0), "");
 }
 
 // CVE-2023-4785: gRPC 1.51's own listener never accepts again after this.

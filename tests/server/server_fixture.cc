@@ -63,14 +63,21 @@ std::shared_ptr<grpc::Channel> ServerTest::Opened(std::shared_ptr<grpc::Channel>
   return channel;
 }
 
-std::string ServerTest::Scrape() const {
+int ServerTest::ConnectRaw(int32_t port) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in to{};
   to.sin_family = AF_INET;
-  to.sin_port = htons(static_cast<uint16_t>(server_->ports().metrics));
+  to.sin_port = htons(static_cast<uint16_t>(port));
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+std::string ServerTest::Scrape() const {
+  const int fd = ConnectRaw(server_->ports().metrics);
   std::string reply;
-  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0) {
+  if (fd >= 0) {
     const std::string request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
     [[maybe_unused]] const ssize_t sent = send(fd, request.data(), request.size(), 0);
     char buffer[4096];

@@ -53,7 +53,8 @@ class ServerTest : public ::testing::Test {
   // machine (it reads errno late), and a call that does not wait for the next one fails with it.
   static std::shared_ptr<grpc::Channel> Opened(std::shared_ptr<grpc::Channel> channel);
   std::string address() const;
-  std::string Scrape() const;  // over HTTP, as Prometheus does
+  static int ConnectRaw(int32_t port);  // a socket that says nothing; -1 when nobody listens
+  std::string Scrape() const;           // over HTTP, as Prometheus does
   // The value of one sample line, as "nibble_requests_started_total{model=\"m\"}"; -1 when it is
   // not there.
   static double Sample(const std::string& scrape, const std::string& series);

@@ -1,5 +1,6 @@
 // TokenizerService, ModelService, AdminService and reflection.
 #include <grpcpp/generic/generic_stub.h>
+#include <unistd.h>
 
 #include "tests/engine/evaluation_record.h"
 #include "tests/server/server_fixture.h"
@@ -208,6 +209,20 @@ TEST_F(AdminTest, DrainEndsTheServer) {
   v1::DrainResponse response;
   ASSERT_TRUE(Admin()->Drain(&context, {}, &response).ok());
   EXPECT_EQ(response.drain_timeout_seconds(), 20);
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+}
+
+// However many connections clients hold, an operator gets in.
+TEST_F(AdminTest, BusyClientsDoNotKeepOperatorsOut) {
+  options_.limits.max_connections = 2;
+  StartServing();
+  std::vector<int> clients;
+  for (int i = 0; i < 40; ++i) clients.push_back(ConnectRaw(server_->ports().grpc));
+  grpc::ClientContext context;
+  v1::DrainResponse response;
+  EXPECT_TRUE(Admin()->Drain(&context, {}, &response).ok());
+  EXPECT_NE(Scrape(), "");
+  for (const int fd : clients) close(fd);
   EXPECT_TRUE(server_->WaitUntilDrained().ok());
 }
 
