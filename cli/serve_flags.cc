@@ -68,7 +68,7 @@ void AddBehaviourFlags(Flags& flags, ServeFlags& serve) {
   flags.Add("--stall-timeout", serve.server.stall_timeout,
             "Work pending and no step for so long: health says NOT_SERVING");
   flags.Add("--pause-timeout", serve.engine.pause_timeout,
-            "A stream whose client reads nothing is cut off after this");
+            "A sequence whose client reads nothing ends after this");
   flags.Add("--no-prefix-cache", serve.no_prefix_cache, "Do not reuse the cache of shared prompts");
   flags.Add("--no-reflection", serve.no_reflection, "No gRPC reflection service");
   flags
@@ -123,6 +123,7 @@ ServerOptions ServerOptionsOf(const ServeFlags& serve) {
   if (options.metrics_listen == "off") options.metrics_listen.clear();
   options.reflection = !serve.no_reflection;
   if (options.model_name.empty()) options.model_name = ModelNameOf(serve.model.model);
+  options.pause_timeout = serve.engine.pause_timeout;
   options.limits.max_open_requests = serve.engine.max_running + serve.max_waiting;
   return options;
 }

@@ -9,7 +9,7 @@
 #include "engine/base/status_macros.h"
 #include "nibble/v1/generation.grpc.pb.h"
 #include "server/call_record.h"
-#include "server/open_streams.h"
+#include "server/open_calls.h"
 #include "server/services.h"
 #include "server/stream_sink.h"
 #include "server/unary_sink.h"
@@ -75,8 +75,14 @@ absl::StatusOr<Accepted> Accept(ServerParts& parts, CallRecord& record, const Wi
 
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
-  UnaryReactor(grpc::CallbackServerContext* context, std::shared_ptr<CallRecord> record)
-      : context_(context), record_(std::move(record)) {}
+  UnaryReactor(ServerParts& parts, grpc::CallbackServerContext* context,
+               std::shared_ptr<CallRecord> record)
+      : context_(context),
+        clock_(parts.clock),
+        record_(std::move(record)),
+        answer_(std::make_shared<UnaryAnswer>([context] { context->TryCancel(); })) {
+    parts.open_calls.Add(answer_);
+  }
 
   void Refuse(const absl::Status& why) { End(record_->Refuse(why)); }
 
@@ -93,6 +99,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     if (sink_ != nullptr) sink_->ClientLeft();
   }
   void OnDone() override {
+    answer_->Gone();
     record_->ticket().Release();
     delete this;
   }
@@ -100,11 +107,14 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
  private:
   void End(const WireStatus& status) {
     AddTrailers(context_, status);
+    answer_->Sending(clock_.Now());
     Finish(status.status);
   }
 
   grpc::CallbackServerContext* const context_;
+  const Clock& clock_;
   const std::shared_ptr<CallRecord> record_;
+  const std::shared_ptr<UnaryAnswer> answer_;
   std::shared_ptr<UnarySink> sink_;
 };
 
@@ -122,7 +132,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<v1::GenerateStreamRe
         StreamSink::Options{.model = accepted.serving.model->name,
                             .params = accepted.stream,
                             .max_buffer_bytes = parts.options.limits.max_stream_buffer_bytes});
-    parts.open_streams.Add(sink_);
+    parts.open_calls.Add(sink_);
     // A copy: after Submit the call may end, and this object with it, at any moment.
     const std::shared_ptr<StreamSink> sink = sink_;
     sink->call().SetId(accepted.serving.engine->Submit(std::move(accepted.prepared), sink));
@@ -163,7 +173,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                      const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override {
     auto record = Open(context, "Generate");
-    auto* reactor = new UnaryReactor(context, record);  // deletes itself in OnDone
+    auto* reactor = new UnaryReactor(parts_, context, record);  // deletes itself in OnDone
     absl::StatusOr<Accepted> accepted = Accept(parts_, *record, request);
     if (accepted.ok()) {
       reactor->Submit(*std::move(accepted), response);

@@ -11,7 +11,7 @@
 
 namespace nibble {
 
-class OpenStreams;
+class OpenCalls;
 
 struct ServerParts {
   const ServerOptions& options;
@@ -21,7 +21,7 @@ struct ServerParts {
   Admission& admission;
   ServingState& state;
   RequestIds& request_ids;
-  OpenStreams& open_streams;
+  OpenCalls& open_calls;
 };
 
 }  // namespace nibble

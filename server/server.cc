@@ -13,7 +13,7 @@
 #include "server/health.h"
 #include "server/listener.h"
 #include "server/metrics_port.h"
-#include "server/open_streams.h"
+#include "server/open_calls.h"
 #include "server/services.h"
 #include "server/watchdog.h"
 
@@ -73,7 +73,7 @@ class LiveServer final : public Server {
                .admission = admission_,
                .state = state_,
                .request_ids = request_ids_,
-               .open_streams = open_streams_},
+               .open_calls = open_calls_},
         health_(Health::Create()) {}
 
   ~LiveServer() override {
@@ -111,7 +111,7 @@ class LiveServer final : public Server {
   Admission admission_;
   ServingState state_;  // destroys the engine before the metrics it reports to
   RequestIds request_ids_;
-  OpenStreams open_streams_;
+  OpenCalls open_calls_;
   ServerParts parts_;
   const std::unique_ptr<Health> health_;
   std::vector<std::unique_ptr<grpc::Service>> services_;

@@ -53,6 +53,8 @@ struct ServerOptions {
   Duration drain_timeout = std::chrono::seconds(30);
   Duration stall_timeout =
       std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
+  Duration pause_timeout =
+      std::chrono::seconds(30);  // as the engine's: a call is not aborted before it
   std::shared_ptr<Log> log;      // null: lines of level info on stderr
   ServerLimits limits;
 };

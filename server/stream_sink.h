@@ -18,6 +18,7 @@
 #include "server/call_record.h"
 #include "server/convert.h"
 #include "server/engine_call.h"
+#include "server/open_calls.h"
 
 namespace nibble {
 
@@ -33,7 +34,7 @@ class StreamTransport {
   virtual void Abort() = 0;
 };
 
-class StreamSink final : public TokenSink {
+class StreamSink final : public TokenSink, public OpenCall {
  public:
   struct Options {
     std::string model;
@@ -58,7 +59,7 @@ class StreamSink final : public TokenSink {
 
   // Aborts a transport that has made no progress since `since`: a client that holds its call open
   // and does not read. True when it did.
-  bool AbortIfStuckSince(Instant since);
+  bool AbortIfStuckSince(Instant since) override;
 
  private:
   // What the transport is to do next, decided under the lock and done outside it.

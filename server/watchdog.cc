@@ -1,10 +1,11 @@
 #include "server/watchdog.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/open_streams.h"
+#include "server/open_calls.h"
 
 namespace nibble {
 namespace {
@@ -17,6 +18,10 @@ constexpr auto kLookEveryWhileDraining =
     std::chrono::milliseconds(10);  // a drain should not wait for its watcher
 
 }  // namespace
+
+Duration StuckAfter(const ServerOptions& options) {
+  return std::max<Duration>(kStuckCall, options.pause_timeout + kDeliveryGrace);
+}
 
 std::unique_ptr<Watchdog> Watchdog::Start(ServerParts& parts, Events events) {
   return std::unique_ptr<Watchdog>(new Watchdog(parts, std::move(events)));
@@ -109,9 +114,10 @@ void Watchdog::Look(Instant now) {
   }
   const Phase phase = parts_.state.phase();
   events_.health(/*ready=*/phase == Phase::kServing && !stalled_, /*alive=*/!stalled_);
-  if (const int aborted = parts_.open_streams.AbortStuckSince(now - kStuckStream); aborted > 0) {
-    parts_.log.Warning("streams_aborted",
-                       {{"streams", aborted}, {"reason", "the client does not read"}});
+  if (const int aborted = parts_.open_calls.AbortStuckSince(now - StuckAfter(parts_.options));
+      aborted > 0) {
+    parts_.log.Warning("calls_aborted",
+                       {{"calls", aborted}, {"reason", "the client does not read"}});
   }
   if (phase == Phase::kDraining && Drained(now)) {
     events_.shut_down();

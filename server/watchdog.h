@@ -1,5 +1,5 @@
 // The thread that looks after the server: decides what health says, notices an engine that failed
-// or no longer steps, cuts off streams that no longer move, and ends a drain when all is delivered
+// or no longer steps, cuts off calls that no longer move, and ends a drain when all is delivered
 // or its time is up.
 #pragma once
 
@@ -15,10 +15,14 @@
 
 namespace nibble {
 
-inline constexpr Duration kStuckStream =
-    std::chrono::seconds(60);  // no byte taken for so long: the call is aborted
+inline constexpr Duration kStuckCall =
+    std::chrono::seconds(60);  // nothing taken for so long, or longer: see StuckAfter
 inline constexpr Duration kDeliveryGrace =
     std::chrono::seconds(2);  // after the drain timeout, for what has ended
+
+// When a call whose client takes nothing is aborted: after kStuckCall, but not before the engine
+// itself gives up a sequence that its client holds up.
+Duration StuckAfter(const ServerOptions& options);
 
 class Watchdog {
  public:

@@ -61,6 +61,13 @@ TEST(ServeFlagsTest, DurationsAndChoicesAreRead) {
   EXPECT_FALSE(Parsed({}).model.cuda_w8a8);
 }
 
+// The engine ends the sequence, the server the call.
+TEST(ServeFlagsTest, ThePauseTimeoutReachesEngineAndServer) {
+  const ServeFlags serve = Parsed({"--pause-timeout", "5m"});
+  EXPECT_EQ(EngineOptionsOf(serve).pause_timeout, std::chrono::minutes(5));
+  EXPECT_EQ(ServerOptionsOf(serve).pause_timeout, std::chrono::minutes(5));
+}
+
 TEST(ServeFlagsTest, RangesAreChecked) {
   const std::vector<std::vector<std::string>> wrong = {
       {"--threads", "-1"},          {"--threads", "257"},       {"--max-running", "0"},

@@ -249,9 +249,30 @@ TEST_F(ServerTest, AClientThatNeverReadsIsCutOff) {
         return engine_->open() == 0;
       },
       "the cut");
-  Eventually([&] { return LogHas("streams_aborted"); }, "the log line");
+  Eventually([&] { return LogHas("calls_aborted"); }, "the log line");
   context.TryCancel();  // a client that has unread messages waits for ever in Finish otherwise
   silent->Finish();
+}
+
+// Its window takes 64 KiB of the answer and it asks for no more, while its connection lives.
+TEST_F(ServerTest, AClientThatNeverReadsAUnaryAnswerIsCutOff) {
+  options_.limits.max_open_requests = 1;
+  StartServing({.bytes_per_token = 1000});
+  UnreadCall<v1::GenerateResponse> unread(
+      Connect(grpc::InsecureChannelCredentials(), SmallWindow()));
+  auto stub = v1::GenerationService::NewStub(unread.channel());
+  unread.Start(
+      stub->PrepareAsyncGenerate(unread.context(), TextRequest("x", 1000), unread.queue()));
+  Eventually([&] { return LogHas("request_finished") && engine_->open() == 0; }, "the answer");
+  EXPECT_EQ(OpenRequests(), 1) << "it holds its place";
+  Eventually(
+      [&] {
+        clock_.Advance(std::chrono::seconds(10));
+        return OpenRequests() == 0;
+      },
+      "the cut");
+  Eventually([&] { return LogHas("calls_aborted"); }, "the log line");
+  EXPECT_EQ(unread.Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 }  // namespace

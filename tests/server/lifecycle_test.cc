@@ -1,6 +1,7 @@
 // Loading, serving, draining, stalling, failing: what health says and what happens to calls.
 #include <thread>
 
+#include "server/watchdog.h"
 #include "tests/server/server_fixture.h"
 
 namespace nibble {
@@ -161,6 +162,16 @@ TEST_F(ServerTest, AnEngineThatNoLongerStepsIsNotServingAndNotAlive) {
   engine_->SetStuck(false);
   Eventually([&] { return HealthOf("") == HealthCheckResponse::SERVING; }, "it to move again");
   EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING);
+}
+
+// A longer --pause-timeout had no effect: the watchdog cut the client off first.
+TEST(WatchdogTest, NoCallIsCutOffBeforeItsPauseIsOver) {
+  ServerOptions options;
+  EXPECT_EQ(StuckAfter(options), kStuckCall);
+  options.pause_timeout = std::chrono::seconds(10);
+  EXPECT_EQ(StuckAfter(options), kStuckCall) << "also what has no pause is cut off";
+  options.pause_timeout = std::chrono::minutes(5);
+  EXPECT_GT(StuckAfter(options), options.pause_timeout);
 }
 
 TEST_F(ServerTest, AnIdleEngineIsNotStalled) {

@@ -145,6 +145,13 @@ grpc::health::v1::HealthCheckResponse::ServingStatus ServerTest::HealthOf(
   return status.ok() ? response.status() : grpc::health::v1::HealthCheckResponse::UNKNOWN;
 }
 
+grpc::ChannelArguments SmallWindow() {
+  grpc::ChannelArguments args;
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // or the window grows with what it takes
+  args.SetMaxReceiveMessageSize(-1);
+  return args;
+}
+
 v1::GenerateRequest TextRequest(const std::string& text, int32_t max_tokens) {
   v1::GenerateRequest request;
   request.set_text(text);

@@ -81,6 +81,57 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<v1::GenerationService::Stub> generation_;
 };
 
+// Of a channel whose calls take only the first 64 KiB of an answer unless they ask for it.
+grpc::ChannelArguments SmallWindow();
+
+// A unary call that is sent and whose answer nobody asks for, until Finish.
+template <typename Response>
+class UnreadCall {
+ public:
+  explicit UnreadCall(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {
+    context_.set_wait_for_ready(true);
+  }
+  ~UnreadCall() {
+    if (!finished_) {
+      context_.TryCancel();
+      Finish();
+    }
+    queue_.Shutdown();
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue_.Next(&tag, &ok)) {
+    }
+  }
+  std::shared_ptr<grpc::Channel> channel() const { return channel_; }
+  grpc::ClientContext* context() { return &context_; }
+  grpc::CompletionQueue* queue() { return &queue_; }
+
+  void Start(std::unique_ptr<grpc::ClientAsyncResponseReader<Response>> call) {
+    call_ = std::move(call);
+    call_->StartCall();
+    call_->ReadInitialMetadata(&context_);  // sends the request; no message is asked for
+  }
+  grpc::Status Finish() {
+    finished_ = true;
+    if (call_ == nullptr) return grpc::Status::OK;
+    grpc::Status status;
+    call_->Finish(&response_, &status, &call_);
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue_.Next(&tag, &ok) && tag != &call_) {
+    }
+    return status;
+  }
+
+ private:
+  std::shared_ptr<grpc::Channel> channel_;
+  grpc::CompletionQueue queue_;
+  grpc::ClientContext context_;
+  Response response_;
+  std::unique_ptr<grpc::ClientAsyncResponseReader<Response>> call_;
+  bool finished_ = false;
+};
+
 v1::GenerateRequest TextRequest(const std::string& text, int32_t max_tokens);
 v1::GenerateStreamRequest TextStreamRequest(const std::string& text, int32_t max_tokens);
 

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "server/open_streams.h"
+#include "server/open_calls.h"
 #include "tests/server/fake_engine.h"
 
 namespace nibble {
@@ -82,8 +82,8 @@ class StreamSinkTest : public ::testing::Test {
   Admission admission_{options_.limits};
   ServingState state_;
   RequestIds ids_;
-  OpenStreams open_streams_;
-  ServerParts parts_{options_, clock_, *log_, *metrics_, admission_, state_, ids_, open_streams_};
+  OpenCalls open_calls_;
+  ServerParts parts_{options_, clock_, *log_, *metrics_, admission_, state_, ids_, open_calls_};
   FakeEngine engine_{clock_, {}};
   FakeTransport transport_;
   std::shared_ptr<CallRecord> record_;
@@ -221,6 +221,25 @@ TEST_F(StreamSinkTest, OnlyAStreamThatStandsStillIsAborted) {
   Written(false);
   sink_->Detach();
   EXPECT_FALSE(sink_->AbortIfStuckSince(clock_.Now())) << "the transport is gone";
+}
+
+TEST_F(StreamSinkTest, OnlyAnAnswerThatNobodyTakesIsAborted) {
+  int aborts = 0;
+  auto answer = std::make_shared<UnaryAnswer>([&] { ++aborts; });
+  open_calls_.Add(answer);
+  clock_.Advance(std::chrono::hours(1));
+  EXPECT_EQ(open_calls_.AbortStuckSince(clock_.Now()), 0) << "the engine is still at it";
+  answer->Sending(clock_.Now());
+  EXPECT_EQ(open_calls_.AbortStuckSince(clock_.Now() - std::chrono::seconds(1)), 0);
+  EXPECT_EQ(open_calls_.AbortStuckSince(clock_.Now()), 1);
+  EXPECT_EQ(open_calls_.AbortStuckSince(clock_.Now()), 0) << "once is enough";
+  EXPECT_EQ(aborts, 1);
+  auto gone = std::make_shared<UnaryAnswer>([&] { ++aborts; });
+  open_calls_.Add(gone);
+  gone->Sending(clock_.Now());
+  gone->Gone();
+  EXPECT_EQ(open_calls_.AbortStuckSince(clock_.Now()), 0);
+  EXPECT_EQ(aborts, 1);
 }
 
 TEST_F(StreamSinkTest, TheTicketGoesBackInTwoSteps) {
