@@ -30,6 +30,13 @@ absl::Status Admission::CheckTokens(int64_t held, int64_t more) const {
                    ", the request has about ", more, "; try again later"));
 }
 
+absl::Status Admission::CheckBytes(int64_t held, int64_t more) const {
+  if (held == 0 || held + more <= limits_.max_queued_bytes) return absl::OkStatus();
+  return QuotaFull("queued_bytes",
+                   absl::StrCat("calls hold ", held, " bytes of ", limits_.max_queued_bytes,
+                                ", this one has ", more, "; try again later"));
+}
+
 absl::StatusOr<Admission::Ticket> Admission::Admit(int64_t prompt_tokens, int64_t bytes) {
   MutexLock lock(mutex_);
   if (counts_.open_requests >= limits_.max_open_requests) {
@@ -40,12 +47,7 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(int64_t prompt_tokens, int64_
       !status.ok()) {
     return status;
   }
-  if (counts_.queued_bytes > 0 && counts_.queued_bytes + bytes > limits_.max_queued_bytes) {
-    return QuotaFull(
-        "queued_bytes",
-        absl::StrCat("the queue holds ", counts_.queued_bytes, " bytes of ",
-                     limits_.max_queued_bytes, ", the request has ", bytes, "; try again later"));
-  }
+  if (absl::Status status = CheckBytes(counts_.queued_bytes, bytes); !status.ok()) return status;
   ++counts_.open_requests;
   counts_.queued_prompt_tokens += prompt_tokens;
   counts_.queued_bytes += bytes;
@@ -59,6 +61,16 @@ absl::Status Admission::Ticket::SetPromptTokens(int64_t tokens) {
   if (absl::Status status = admission_->CheckTokens(others, tokens); !status.ok()) return status;
   counts.queued_prompt_tokens = others + tokens;
   tokens_ = tokens;
+  return absl::OkStatus();
+}
+
+absl::Status Admission::Ticket::SetBytes(int64_t bytes) {
+  MutexLock lock(admission_->mutex_);
+  Counts& counts = admission_->counts_;
+  const int64_t others = counts.queued_bytes - bytes_;
+  if (absl::Status status = admission_->CheckBytes(others, bytes); !status.ok()) return status;
+  counts.queued_bytes = others + bytes;
+  bytes_ = bytes;
   return absl::OkStatus();
 }
 

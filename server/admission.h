@@ -31,6 +31,8 @@ class Admission {
     // Replaces the guess of the prompt's tokens by their number. RESOURCE_EXHAUSTED when that is
     // over the limit.
     absl::Status SetPromptTokens(int64_t tokens);
+    // Replaces the request's bytes by what the call holds by now. RESOURCE_EXHAUSTED as above.
+    absl::Status SetBytes(int64_t bytes);
     // The prompt is being processed, its bytes are gone: only the open request is still counted.
     void ReleaseQueued();
     // Gives everything back. Again: nothing.
@@ -58,6 +60,7 @@ class Admission {
 
  private:
   absl::Status CheckTokens(int64_t held, int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckBytes(int64_t held, int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ServerLimits limits_;
   mutable Mutex mutex_;

@@ -8,8 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/base/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/finish_unary.h"
 
 namespace nibble {
 namespace {
@@ -19,6 +21,13 @@ using grpc::health::v1::HealthCheckResponse;
 using Serving = HealthCheckResponse::ServingStatus;
 
 class HealthService;
+
+// A name that is not kept, and too long for one that may come to be. OK otherwise.
+grpc::Status CheckName(bool known, const std::string& name) {
+  if (known || name.size() <= kMaxNameBytes) return grpc::Status::OK;
+  return {grpc::StatusCode::INVALID_ARGUMENT,
+          absl::StrCat("service: has ", name.size(), " bytes, needs at most ", kMaxNameBytes)};
+}
 
 // One watcher. Writes the state it was last told, skipping those it had no time to send.
 class Watch final : public grpc::ServerWriteReactor<HealthCheckResponse> {
@@ -31,6 +40,13 @@ class Watch final : public grpc::ServerWriteReactor<HealthCheckResponse> {
   void Tell(Serving status) {
     MutexLock lock(mutex_);
     wanted_ = status;
+    Pump();
+  }
+  // Ends without a word before, which a client that takes nothing would hold up.
+  void Refuse(const grpc::Status& status) {
+    MutexLock lock(mutex_);
+    sent_ = wanted_;
+    end_ = status;
     Pump();
   }
   void End(const grpc::Status& status) {
@@ -112,13 +128,17 @@ class HealthService final : public Health, public grpc::health::v1::Health::Call
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     MutexLock lock(mutex_);
     const auto found = names_.find(request->service());
-    if (found == names_.end()) {
+    const grpc::Status fits = CheckName(found != names_.end(), request->service());
+    if (!fits.ok()) {
+      reactor->Finish(fits);
+    } else if (found == names_.end()) {
       reactor->Finish(
           grpc::Status(grpc::StatusCode::NOT_FOUND, "no health is kept under this name"));
     } else {
       response->set_status(found->second);
       reactor->Finish(grpc::Status::OK);
     }
+    DropRequest(request);
     return reactor;
   }
 
@@ -128,13 +148,19 @@ class HealthService final : public Health, public grpc::health::v1::Health::Call
     const auto found = names_.find(request->service());
     const Serving status =
         found == names_.end() ? HealthCheckResponse::SERVICE_UNKNOWN : found->second;
-    auto* watch = new nibble::Watch(this, request->service(), status);  // deletes itself in OnDone
+    const grpc::Status fits = CheckName(found != names_.end(), request->service());
+    auto* watch = new nibble::Watch(this, fits.ok() ? request->service() : "",
+                                    status);  // deletes itself in OnDone
+    DropRequest(request);
     const bool full = watches_.size() >= kMaxWatches;
     watches_.insert(watch);
     if (ended_) {
       watch->End(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is going down"));
+    } else if (!fits.ok()) {
+      watch->Refuse(fits);
     } else if (full) {
-      watch->End(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watches are open"));
+      watch->Refuse(
+          grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watches are open"));
     } else {
       watch->Tell(status);
     }

@@ -3,6 +3,7 @@
 // draining or load).
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,7 @@ class Health {
 };
 
 inline constexpr char kLiveness[] = "liveness";
-inline constexpr int kMaxWatches = 256;  // a watch is a call that costs nothing and never ends
+inline constexpr int kMaxWatches = 256;       // a watch is a call that costs nothing and never ends
+inline constexpr size_t kMaxNameBytes = 256;  // of a name nobody knows: a watch keeps it
 
 }  // namespace nibble

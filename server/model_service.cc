@@ -92,6 +92,7 @@ class ModelService final : public v1::ModelService::CallbackService {
                                      v1::GetModelResponse* response) override {
     auto serving = parts_.state.ForReading(request->has_model() ? &request->model() : nullptr);
     if (serving.ok()) Fill(*serving, response);
+    DropRequest(request);
     return FinishUnary(context, parts_, serving.status());
   }
 
@@ -103,6 +104,7 @@ class ModelService final : public v1::ModelService::CallbackService {
       const bool draining = parts_.state.phase() == ServingState::Phase::kDraining;
       Fill(serving->engine->Load(), parts_.admission, draining, response);
     }
+    DropRequest(request);
     return FinishUnary(context, parts_, serving.status());
   }
 

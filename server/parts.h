@@ -22,6 +22,7 @@ struct ServerParts {
   ServingState& state;
   RequestIds& request_ids;
   OpenCalls& open_calls;
+  Admission& tokenizer_admission;  // its own counts: tokenizing takes no place from generation
 };
 
 }  // namespace nibble

@@ -66,6 +66,7 @@ class LiveServer final : public Server {
         log_(options.log != nullptr ? options.log : Log::ToStderr(LogLevel::kInfo)),
         metrics_(std::move(metrics)),
         admission_(options_.limits),
+        tokenizer_admission_(options_.limits),
         parts_{.options = options_,
                .clock = clock_,
                .log = *log_,
@@ -73,7 +74,8 @@ class LiveServer final : public Server {
                .admission = admission_,
                .state = state_,
                .request_ids = request_ids_,
-               .open_calls = open_calls_},
+               .open_calls = open_calls_,
+               .tokenizer_admission = tokenizer_admission_},
         health_(Health::Create()) {}
 
   ~LiveServer() override {
@@ -109,6 +111,7 @@ class LiveServer final : public Server {
   const std::shared_ptr<Log> log_;
   const std::unique_ptr<Metrics> metrics_;
   Admission admission_;
+  Admission tokenizer_admission_;
   ServingState state_;  // destroys the engine before the metrics it reports to
   RequestIds request_ids_;
   OpenCalls open_calls_;

@@ -11,6 +11,7 @@
 #include "nibble/v1/tokenizer.grpc.pb.h"
 #include "server/convert.h"
 #include "server/finish_unary.h"
+#include "server/refusal.h"
 #include "server/services.h"
 
 namespace nibble {
@@ -100,32 +101,49 @@ class TokenizerService final : public v1::TokenizerService::CallbackService {
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return Answer(context, *request, [&](const ServingState::Serving& serving) {
+    return Answer(context, *request, response, [&](const ServingState::Serving& serving) {
       return nibble::Tokenize(serving.engine->tokenizer(), *request, response);
     });
   }
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    return Answer(context, *request, [&](const ServingState::Serving& serving) {
+    return Answer(context, *request, response, [&](const ServingState::Serving& serving) {
       return nibble::Detokenize(serving.engine->tokenizer(), *request, response);
     });
   }
   grpc::ServerUnaryReactor* ApplyChatTemplate(grpc::CallbackServerContext* context,
                                               const v1::ApplyChatTemplateRequest* request,
                                               v1::ApplyChatTemplateResponse* response) override {
-    return Answer(context, *request, [&](const ServingState::Serving& serving) {
+    return Answer(context, *request, response, [&](const ServingState::Serving& serving) {
       return ApplyTemplate(serving, *request, response);
     });
   }
 
  private:
-  template <typename Request, typename Body>
+  // What the call holds, the request and then the answer too, is counted until the client took it.
+  template <typename Request, typename Response, typename Body>
+  absl::Status Admitted(const Request& request, Response* response, Admission::Ticket* ticket,
+                        Body body) {
+    NIBBLE_ASSIGN_OR_RETURN(
+        const ServingState::Serving serving,
+        parts_.state.ForReading(request.has_model() ? &request.model() : nullptr));
+    const auto request_bytes = static_cast<int64_t>(request.ByteSizeLong());
+    NIBBLE_ASSIGN_OR_RETURN(*ticket, parts_.tokenizer_admission.Admit(0, request_bytes));
+    NIBBLE_RETURN_IF_ERROR(body(serving));
+    const auto answer_bytes = static_cast<int64_t>(response->SpaceUsedLong());
+    const absl::Status room = ticket->SetBytes(request_bytes + answer_bytes);
+    if (!room.ok()) Response().Swap(response);
+    return room;
+  }
+  template <typename Request, typename Response, typename Body>
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const Request& request,
-                                   Body body) {
-    auto serving = parts_.state.ForReading(request.has_model() ? &request.model() : nullptr);
-    const absl::Status status = serving.ok() ? body(*serving) : serving.status();
-    return FinishUnary(context, parts_, status);
+                                   Response* response, Body body) {
+    Admission::Ticket ticket;
+    const absl::Status status = Admitted(request, response, &ticket, body);
+    const std::string quota = PayloadOf(status, kQuotaPayload);
+    if (!quota.empty()) parts_.metrics.RequestRefused(quota);
+    return FinishUnary(context, parts_, status, std::move(ticket));
   }
 
   ServerParts& parts_;

@@ -127,5 +127,23 @@ TEST(AdmissionTest, ABurstFromManyThreadsNeverPassesTheLimit) {
   ExpectEmpty(admission);
 }
 
+// An answer that its client has not taken is held as its request was.
+TEST(AdmissionTest, WhatACallHoldsMayGrowWithinTheLimit) {
+  Admission admission(Limits(9, 100, 1000));
+  auto first = admission.Admit(0, 100);
+  auto second = admission.Admit(0, 100);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE(first->SetBytes(900).ok());
+  EXPECT_EQ(admission.counts().queued_bytes, 1000);
+  const absl::Status full = second->SetBytes(101);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(PayloadOf(full, kQuotaPayload), "queued_bytes");
+  EXPECT_EQ(admission.counts().queued_bytes, 1000) << "what does not fit changes nothing";
+  first->Release();
+  EXPECT_TRUE(second->SetBytes(5000).ok()) << "one alone always fits";
+  second->Release();
+  EXPECT_EQ(admission.counts().queued_bytes, 0);
+}
+
 }  // namespace
 }  // namespace nibble

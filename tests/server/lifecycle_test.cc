@@ -1,6 +1,7 @@
 // Loading, serving, draining, stalling, failing: what health says and what happens to calls.
 #include <thread>
 
+#include "server/health.h"
 #include "server/watchdog.h"
 #include "tests/server/server_fixture.h"
 
@@ -75,6 +76,44 @@ TEST_F(ServerTest, AWatchOfAnUnknownNameWaitsForIt) {
   context.TryCancel();
   EXPECT_FALSE(reader->Read(&response));
   reader->Finish();
+}
+
+// A watch keeps its name, and costs a client nothing.
+TEST_F(ServerTest, NamesThatNobodyKnowsAreNotKeptAtAnyLength) {
+  options_.model_name = std::string(2 * kMaxNameBytes, 'm');
+  StartServer();
+  EXPECT_EQ(HealthOf(options_.model_name), HealthCheckResponse::NOT_SERVING) << "the operator's";
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(std::string(kMaxNameBytes + 1, 'x'));
+  HealthCheckResponse response;
+  grpc::ClientContext check;
+  const grpc::Status refused = stub->Check(&check, request, &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(refused.error_message().find("257"), std::string::npos);
+  grpc::ClientContext watch;
+  auto reader = stub->Watch(&watch, request);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(ServerTest, WatchesBeyondTheLimitEndWithoutAWord) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  std::vector<grpc::ClientContext> contexts(kMaxWatches + 1);
+  std::vector<std::unique_ptr<grpc::ClientReader<HealthCheckResponse>>> watches;
+  HealthCheckResponse response;
+  for (int i = 0; i < kMaxWatches; ++i) {
+    watches.push_back(stub->Watch(&contexts[i], {}));
+    ASSERT_TRUE(watches.back()->Read(&response));
+  }
+  auto reader = stub->Watch(&contexts.back(), {});
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  for (int i = 0; i < kMaxWatches; ++i) {
+    contexts[i].TryCancel();
+    watches[i]->Finish();
+  }
 }
 
 TEST_F(ServerTest, ADrainRefusesNewCallsOnLiveConnectionsAndEndsTheRest) {

@@ -79,6 +79,48 @@ TEST_F(ServerTest, ATextTooLongToTokenizeOnTheSpotIsRefused) {
   EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status)->field_violations(0).field(), "text");
 }
 
+// Its answer is in memory until somebody takes it: so many, and so many bytes, and no more.
+TEST_F(ServerTest, TokenizerAnswersThatNobodyReadsAreBoundedAndCutOff) {
+  options_.limits.max_open_requests = 1;
+  StartServing();
+  v1::TokenizeRequest large;
+  large.set_text(std::string(1 << 20, 'x'));
+  UnreadCall<v1::TokenizeResponse> unread(
+      Connect(grpc::InsecureChannelCredentials(), SmallWindow()));
+  auto unread_stub = v1::TokenizerService::NewStub(unread.channel());
+  unread.Start(unread_stub->PrepareAsyncTokenize(unread.context(), large, unread.queue()));
+
+  auto stub = v1::TokenizerService::NewStub(channel_);
+  const auto tokenize = [&] {
+    v1::TokenizeRequest request;
+    request.set_text("x");
+    v1::TokenizeResponse response;
+    grpc::ClientContext context;
+    return stub->Tokenize(&context, request, &response);
+  };
+  Eventually(
+      [&] {
+        return Sample(Scrape(),
+                      "nibble_grpc_server_handling_seconds_count{model=\"m\",code=\"OK\",rpc=\""
+                      "/nibble.v1.TokenizerService/Tokenize\"}") == 1;
+      },
+      "the answer");
+  const grpc::Status refused = tokenize();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(refused)->violations(0).subject(), "open_requests");
+  v1::GenerateResponse response;
+  grpc::ClientContext context;
+  EXPECT_TRUE(generation_->Generate(&context, TextRequest("x", 1), &response).ok())
+      << "generation has places of its own";
+  Eventually(
+      [&] {
+        clock_.Advance(std::chrono::seconds(10));
+        return tokenize().ok();
+      },
+      "the cut");
+  EXPECT_EQ(unread.Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST_F(ServerTest, ApplyChatTemplateShowsTextAndTokens) {
   StartServing();
   v1::ApplyChatTemplateRequest request;

@@ -83,7 +83,8 @@ class StreamSinkTest : public ::testing::Test {
   ServingState state_;
   RequestIds ids_;
   OpenCalls open_calls_;
-  ServerParts parts_{options_, clock_, *log_, *metrics_, admission_, state_, ids_, open_calls_};
+  ServerParts parts_{options_, clock_, *log_,       *metrics_, admission_,
+                     state_,   ids_,   open_calls_, admission_};
   FakeEngine engine_{clock_, {}};
   FakeTransport transport_;
   std::shared_ptr<CallRecord> record_;
