@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -55,7 +56,10 @@ struct ServerOptions {
       std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
   Duration pause_timeout =
       std::chrono::seconds(30);  // as the engine's: a call is not aborted before it
-  std::shared_ptr<Log> log;      // null: lines of level info on stderr
+  // Called with 1 when a drain cannot end because the engine is stuck: no thread of it can be
+  // joined, so the process has to go as it is. Tests put their own here.
+  std::function<void(int)> end_process = [](int status) { std::_Exit(status); };
+  std::shared_ptr<Log> log;  // null: lines of level info on stderr
   ServerLimits limits;
 };
 
@@ -99,7 +103,8 @@ class Server {
   // Readiness off, new calls refused, running calls finish or end DRAINED within `drain_timeout`.
   // Returns at once; may be called again, and from AdminService.Drain.
   virtual void Drain() = 0;
-  // Blocks until a drain has finished, or the engine failed (INTERNAL: exit non-zero).
+  // Blocks until a drain has finished, or the engine failed (INTERNAL: exit non-zero). A drain
+  // whose engine is stuck ends the process itself (ServerOptions::end_process).
   virtual absl::Status WaitUntilDrained() = 0;
 };
 

@@ -87,12 +87,30 @@ bool Watchdog::Stalled(const EngineLoad& load, Instant now) {
   return now - last_progress_ >= parts_.options.stall_timeout;
 }
 
-bool Watchdog::Drained(Instant now) {
+Watchdog::DrainState Watchdog::DrainAt(Instant now) {
   if (!drain_since_.has_value()) drain_since_ = now;
   const Engine* engine = parts_.state.engine();
   const bool idle = engine == nullptr || engine->Idle();
-  if (idle && parts_.admission.counts().open_requests == 0) return true;
-  return now - *drain_since_ > parts_.options.drain_timeout + kDeliveryGrace;
+  if (idle && parts_.admission.counts().open_requests == 0) return DrainState::kOver;
+  const Instant end = *drain_since_ + parts_.options.drain_timeout + kDeliveryGrace;
+  if (now <= end) return DrainState::kGoesOn;
+  if (idle) return DrainState::kOver;  // what is left are clients that do not read
+  // An engine that steps ends all it has within one step of the timeout.
+  const bool stuck = stalled_ || now > end + parts_.options.stall_timeout;
+  return stuck ? DrainState::kStuck : DrainState::kGoesOn;
+}
+
+// The calls' reactors wait for the engine, and gRPC's shutdown for them: nothing can be joined.
+void Watchdog::Abandon(const EngineLoad& load) {
+  parts_.log.WriteLast(
+      LogLevel::kError, "drain_stuck",
+      {{"running", load.running},
+       {"waiting", load.waiting},
+       {"steps", load.steps},
+       {"detail",
+        "the engine makes no step and its calls cannot end; the process goes with them"}});
+  parts_.options.end_process(1);
+  End(absl::InternalError("the engine makes no step, so the drain could not end"));
 }
 
 void Watchdog::Look(Instant now) {
@@ -119,11 +137,13 @@ void Watchdog::Look(Instant now) {
     parts_.log.Warning("calls_aborted",
                        {{"calls", aborted}, {"reason", "the client does not read"}});
   }
-  if (phase == Phase::kDraining && Drained(now)) {
-    events_.shut_down();
-    parts_.log.Info("drained", {{"seconds", Seconds(parts_.clock.Now() - *drain_since_)}});
-    End(absl::OkStatus());
-  }
+  if (phase != Phase::kDraining) return;
+  const DrainState drain = DrainAt(now);
+  if (drain == DrainState::kStuck) Abandon(load);
+  if (drain != DrainState::kOver) return;
+  events_.shut_down();
+  parts_.log.Info("drained", {{"seconds", Seconds(parts_.clock.Now() - *drain_since_)}});
+  End(absl::OkStatus());
 }
 
 }  // namespace nibble

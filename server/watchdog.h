@@ -46,7 +46,9 @@ class Watchdog {
   void Run();
   void Look(Instant now);
   bool Stalled(const EngineLoad& load, Instant now);
-  bool Drained(Instant now);
+  enum class DrainState : uint8_t { kGoesOn, kOver, kStuck };
+  DrainState DrainAt(Instant now);
+  void Abandon(const EngineLoad& load);
   void End(absl::Status how);
 
   ServerParts& parts_;

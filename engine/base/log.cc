@@ -124,31 +124,44 @@ void AppendJsonString(absl::string_view text, std::string* out) {
 }
 
 Log::Log(std::shared_ptr<spdlog::details::thread_pool> pool, std::shared_ptr<spdlog::logger> logger,
-         LogLevel level)
-    : pool_(std::move(pool)), logger_(std::move(logger)) {
+         std::shared_ptr<spdlog::logger> direct, LogLevel level)
+    : pool_(std::move(pool)), logger_(std::move(logger)), direct_(std::move(direct)) {
   logger_->set_formatter(std::make_unique<spdlog::pattern_formatter>(
       kPattern, spdlog::pattern_time_type::utc, pool_ ? "\n" : ""));
   logger_->set_level(ToSpdlog(level));
   logger_->flush_on(spdlog::level::debug);
+  if (direct_ != logger_) direct_->set_level(spdlog::level::trace);  // logger_'s level decides
 }
 
 std::shared_ptr<Log> Log::ToStderr(LogLevel level) {
   auto pool = std::make_shared<spdlog::details::thread_pool>(kQueuedLines, 1);
+  auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
   auto logger = std::make_shared<spdlog::async_logger>(
-      "nibble", std::make_shared<spdlog::sinks::stderr_sink_mt>(), pool,
-      spdlog::async_overflow_policy::overrun_oldest);
-  return std::shared_ptr<Log>(new Log(std::move(pool), std::move(logger), level));
+      "nibble", sink, pool, spdlog::async_overflow_policy::overrun_oldest);
+  auto direct = std::make_shared<spdlog::logger>("nibble", sink);
+  return std::shared_ptr<Log>(
+      new Log(std::move(pool), std::move(logger), std::move(direct), level));
 }
 
 std::shared_ptr<Log> Log::ToFunction(LogLevel level, std::function<void(const std::string&)> take) {
   auto logger =
       std::make_shared<spdlog::logger>("nibble", std::make_shared<FunctionSink>(std::move(take)));
-  return std::shared_ptr<Log>(new Log(nullptr, std::move(logger), level));
+  return std::shared_ptr<Log>(new Log(nullptr, logger, logger, level));
 }
 
 Log::~Log() = default;
 
 void Log::Write(LogLevel level, absl::string_view event, std::initializer_list<LogField> fields) {
+  WriteWith(*logger_, level, event, fields);
+}
+
+void Log::WriteLast(LogLevel level, absl::string_view event,
+                    std::initializer_list<LogField> fields) {
+  WriteWith(*direct_, level, event, fields);
+}
+
+void Log::WriteWith(spdlog::logger& logger, LogLevel level, absl::string_view event,
+                    std::initializer_list<LogField> fields) {
   if (level == LogLevel::kOff || !logger_->should_log(ToSpdlog(level))) return;
   std::string line = "\"event\":";
   AppendJsonString(event, &line);
@@ -158,7 +171,7 @@ void Log::Write(LogLevel level, absl::string_view event, std::initializer_list<L
     line.push_back(':');
     AppendValue(field, &line);
   }
-  logger_->log(ToSpdlog(level), spdlog::string_view_t(line.data(), line.size()));
+  logger.log(ToSpdlog(level), spdlog::string_view_t(line.data(), line.size()));
 }
 
 void Log::set_level(LogLevel level) { logger_->set_level(ToSpdlog(level)); }

@@ -57,6 +57,9 @@ class Log {
 
   // `event` is a fixed word in snake_case; what varies goes into fields. Keys are fixed words too.
   void Write(LogLevel level, absl::string_view event, std::initializer_list<LogField> fields = {});
+  // Past the queue, and written when it returns: for the last line before the process ends.
+  void WriteLast(LogLevel level, absl::string_view event,
+                 std::initializer_list<LogField> fields = {});
   void Debug(absl::string_view event, std::initializer_list<LogField> fields = {}) {
     Write(LogLevel::kDebug, event, fields);
   }
@@ -76,10 +79,13 @@ class Log {
 
  private:
   Log(std::shared_ptr<spdlog::details::thread_pool> pool, std::shared_ptr<spdlog::logger> logger,
-      LogLevel level);
+      std::shared_ptr<spdlog::logger> direct, LogLevel level);
+  void WriteWith(spdlog::logger& logger, LogLevel level, absl::string_view event,
+                 std::initializer_list<LogField> fields);
 
   std::shared_ptr<spdlog::details::thread_pool> pool_;  // null: lines are written by the caller
   std::shared_ptr<spdlog::logger> logger_;
+  std::shared_ptr<spdlog::logger> direct_;  // writes on the caller's thread, to the same place
 };
 
 // Appends `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD.

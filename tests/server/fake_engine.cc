@@ -19,6 +19,7 @@ FakeEngine::FakeEngine(const Clock& clock, const Options& options)
       thread_([this] { Run(); }) {}
 
 FakeEngine::~FakeEngine() {
+  stuck_ = false;
   mailbox_.Post([this] { stopping_ = true; });
   thread_.join();
 }
@@ -191,6 +192,10 @@ void FakeEngine::Run() {
   const bool runs =
       options_.behaviour == Behaviour::kComplete || options_.behaviour == Behaviour::kEndless;
   while (!stopping_) {
+    if (stuck_) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
     const bool busy =
         runs && std::any_of(requests_.begin(), requests_.end(), [](const auto& entry) {
           return entry.second.stage != Stage::kQueued && !entry.second.paused;

@@ -56,7 +56,7 @@ class FakeEngine final : public Engine {
 
   // For tests, from any thread.
   void Fail(const absl::Status& why);            // every request ends so, nothing runs any more
-  void SetStuck(bool stuck) { stuck_ = stuck; }  // reports work and no steps
+  void SetStuck(bool stuck) { stuck_ = stuck; }  // reports work, does none, and hears nobody
   int submitted() const { return submitted_.load(); }
   int open() const { return open_.load(); }
   int64_t paused_times() const { return paused_times_.load(); }

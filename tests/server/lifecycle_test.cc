@@ -177,6 +177,32 @@ TEST_F(ServerTest, ADrainDoesNotWaitForAClientThatDoesNotRead) {
   silent->Finish();
 }
 
+// Its calls' reactors can never end, so the shutdown would wait for ever, and so would whoever sent
+// the signal.
+TEST_F(ServerTest, ADrainOfAStuckEngineEndsTheProcess) {
+  std::atomic<int> ended{-1};
+  options_.end_process = [&](int status) { ended = status; };
+  options_.drain_timeout = std::chrono::seconds(5);
+  StartServing({.behaviour = Behaviour::kHoldPrefill});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  Eventually([&] { return engine_->Load().running == 1; }, "a running request");
+  engine_->SetStuck(true);
+  server_->Drain();
+  Eventually(
+      [&] {
+        clock_.Advance(std::chrono::seconds(1));
+        return ended != -1;
+      },
+      "the end of the process");
+  EXPECT_EQ(ended, 1);
+  EXPECT_TRUE(LogHas("drain_stuck"));
+  engine_->SetStuck(false);  // a test has to go on
+  EXPECT_EQ(server_->WaitUntilDrained().code(), absl::StatusCode::kInternal);
+  context.TryCancel();
+  reader->Finish();
+}
+
 TEST_F(ServerTest, ADrainBeforeTheModelIsLoadedEndsAtOnce) {
   StartServer();
   server_->Drain();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
@@ -84,6 +85,19 @@ TEST(LogTest, TheLevelDecidesAndMayChange) {
   log->Error("dropped_too");
   ASSERT_EQ(lines.all.size(), 2u);
   EXPECT_NE(lines.all[1].find("kept_too"), std::string::npos);
+}
+
+// What is queued dies with the process; the reason for its end must not.
+TEST(LogDeathTest, TheLastLineIsWrittenBeforeTheProcessEnds) {
+  const auto end = [] {
+    auto log = Log::ToStderr(LogLevel::kError);
+    log->WriteLast(LogLevel::kInfo, "too_little");
+    log->WriteLast(LogLevel::kError, "the_end", {{"why", "stuck"}});
+    std::_Exit(3);
+  };
+  EXPECT_EXIT(
+      end(), ::testing::ExitedWithCode(3),
+      "^\\{\"time\":\"[^\"]*\",\"level\":\"error\",\"event\":\"the_end\",\"why\":\"stuck\"\\}");
 }
 
 TEST(LogTest, LevelsHaveNames) {
