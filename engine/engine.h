@@ -42,12 +42,12 @@ struct EngineLoad {
   int32_t running = 0;
   int32_t waiting = 0;
   int32_t paused = 0;            // of running, waiting for a slow client
+  int32_t paused_waiting = 0;    // of waiting, the same: lost their blocks meanwhile
   int64_t queued_prompt_tokens = 0;
   int32_t blocks_in_use = 0;
   int32_t num_blocks = 0;
   int32_t block_size = 0;
-  int64_t steps = 0;             // since start; moves while there is work, or the engine is stuck
-  Instant last_step{};
+  int64_t steps = 0;             // since start; moves while anything can run, or the engine is stuck
   Duration step_time{};          // of the last step
   bool draining = false;
   absl::Status failure;          // not OK once the device failed: nothing will run any more

@@ -102,11 +102,7 @@ absl::StatusOr<std::unique_ptr<EngineLoop>> EngineLoop::Create(const LoopParts& 
 
 EngineLoop::EngineLoop(const LoopParts& parts, const EngineOptions& options,
                        const SchedulerOptions& scheduling)
-    : parts_(parts),
-      options_(options),
-      limits_(parts.runner->limits()),
-      scheduler_(scheduling),
-      last_step_(parts.clock->Now()) {
+    : parts_(parts), options_(options), limits_(parts.runner->limits()), scheduler_(scheduling) {
   PublishLoad();
 }
 
@@ -116,7 +112,7 @@ RequestId EngineLoop::Submit(PreparedRequest request, std::shared_ptr<TokenSink>
   NIBBLE_CHECK(!request.prompt_ids.empty() && request.params.stopping.max_tokens.has_value());
   const Instant now = parts_.clock->Now();
   const RequestId id = last_id_.fetch_add(1) + 1;
-  if (open_.fetch_add(1) == 0) busy_since_.store(now.time_since_epoch().count());
+  open_.fetch_add(1);
   mailbox_.Post(Submission{id, std::move(request), std::move(sink), now});
   return id;
 }
@@ -141,7 +137,6 @@ EngineLoad EngineLoop::Load() const {
   // What was posted and not yet taken counts too, so that a stuck engine cannot look idle.
   load.waiting = std::max(0, open_.load() - load.running);
   load.draining = draining_.load();
-  load.last_step = std::max(load.last_step, Instant(Duration(busy_since_.load())));
   return load;
 }
 
@@ -157,13 +152,7 @@ std::string EngineLoop::DumpState(Duration patience) {
 
 void EngineLoop::Run() {
   while (!stopped_) {
-    if (Step() || stopped_) continue;
-    std::optional<Instant> wake = NextEvent();
-    if (open_.load() > 0) {
-      const Instant heartbeat = parts_.clock->Now() + kHeartbeat;
-      wake = std::min(wake.value_or(heartbeat), heartbeat);
-    }
-    mailbox_.Wait(wake);
+    if (!Step() && !stopped_) mailbox_.Wait(NextEvent());
   }
   Shutdown();
 }
@@ -176,7 +165,6 @@ bool EngineLoop::Step() {
   Expire(now);
   SayLast();
   const bool ran = failure_.ok() && !stopped_ && RunBatch(now);
-  last_step_ = parts_.clock->Now();
   PublishLoad();
   SayLast();
   return ran;
@@ -400,12 +388,12 @@ void EngineLoop::PublishLoad() {
   EngineLoad load;
   load.running = counts.running;
   load.paused = counts.paused;
+  load.paused_waiting = counts.paused_waiting;
   load.queued_prompt_tokens = counts.queued_prompt_tokens;
   load.blocks_in_use = counts.blocks_in_use;
   load.num_blocks = limits_.num_blocks;
   load.block_size = limits_.block_size;
   load.steps = steps_;
-  load.last_step = last_step_;
   load.step_time = step_time_;
   load.failure = failure_;
   MutexLock lock(load_mutex_);

@@ -28,10 +28,6 @@
 
 namespace nibble {
 
-// With work pending and nothing to run (every client slow), the thread still shows a sign of life
-// this often.
-inline constexpr Duration kHeartbeat = std::chrono::seconds(1);
-
 // Borrowed; must outlive the loop. `observer` may be null.
 struct LoopParts {
   ModelRunner* runner = nullptr;
@@ -128,8 +124,6 @@ class EngineLoop {
   std::atomic<RequestId> last_id_{0};
   std::atomic<int32_t> open_{0};  // submitted and not yet finished
   std::atomic<bool> draining_{false};
-  std::atomic<Duration::rep> busy_since_{
-      0};  // when open_ last rose from 0, since the clock's epoch
 
   mutable Mutex load_mutex_;  // held to copy a few numbers
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
@@ -142,7 +136,6 @@ class EngineLoop {
   absl::Status failure_;
   bool stopped_ = false;
   int64_t steps_ = 0;
-  Instant last_step_{};
   Duration step_time_{};
 };
 

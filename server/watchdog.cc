@@ -79,7 +79,7 @@ void Watchdog::Run() {
 }
 
 bool Watchdog::Stalled(const EngineLoad& load, Instant now) {
-  const bool pending = load.waiting > 0 || load.running > load.paused;
+  const bool pending = load.waiting > load.paused_waiting || load.running > load.paused;
   if (!pending || load.steps != last_steps_) {
     last_steps_ = load.steps;
     last_progress_ = now;

@@ -333,6 +333,7 @@ SchedulerCounts Scheduler::counts() const {
   counts.waiting = static_cast<int32_t>(waiting_.size());
   for (const Sequence* s : running_) counts.paused += s->paused ? 1 : 0;
   for (const Sequence* s : waiting_) {
+    counts.paused_waiting += s->paused ? 1 : 0;
     if (!s->first_scheduled) counts.queued_prompt_tokens += s->prompt_length;
   }
   counts.blocks_in_use = allocator_.num_referenced();

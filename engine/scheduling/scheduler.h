@@ -48,6 +48,7 @@ struct SchedulerCounts {
   int32_t running = 0;
   int32_t waiting = 0;
   int32_t paused = 0;                // of running
+  int32_t paused_waiting = 0;        // of waiting: preempted while paused
   int64_t queued_prompt_tokens = 0;  // of sequences never scheduled so far
   int32_t blocks_in_use = 0;
 };

@@ -83,9 +83,11 @@ void FakeEngine::Fail(const absl::Status& why) {
 }
 
 EngineLoad FakeEngine::Load() const {
+  ++loads_;
   EngineLoad load;
   load.running = running_;
-  load.waiting = open_ - running_ + (stuck_ ? 1 : 0);
+  load.waiting = open_ - running_ + (stuck_ ? 1 : 0) + paused_waiting_;
+  load.paused_waiting = paused_waiting_;
   load.paused = paused_now_;
   load.blocks_in_use = running_;
   load.num_blocks = limits_.num_blocks;

@@ -57,6 +57,8 @@ class FakeEngine final : public Engine {
   // For tests, from any thread.
   void Fail(const absl::Status& why);            // every request ends so, nothing runs any more
   void SetStuck(bool stuck) { stuck_ = stuck; }  // reports work, does none, and hears nobody
+  void SetPausedWaiting(int n) { paused_waiting_ = n; }  // so many lost their blocks while paused
+  int64_t loads() const { return loads_.load(); }        // times somebody asked for Load
   int submitted() const { return submitted_.load(); }
   int open() const { return open_.load(); }
   int64_t paused_times() const { return paused_times_.load(); }
@@ -97,6 +99,8 @@ class FakeEngine final : public Engine {
   std::atomic<int64_t> tokens_{0};
   std::atomic<int64_t> steps_{0};
   std::atomic<bool> stuck_{false};
+  std::atomic<int> paused_waiting_{0};
+  mutable std::atomic<int64_t> loads_{0};
   std::atomic<bool> draining_{false};
   mutable Mutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

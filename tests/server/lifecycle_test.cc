@@ -229,6 +229,20 @@ TEST_F(ServerTest, AnEngineThatNoLongerStepsIsNotServingAndNotAlive) {
   EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING);
 }
 
+// A healthy server was restarted because one slow client's sequence had been preempted.
+TEST_F(ServerTest, SequencesThatWaitForTheirClientsAreNoStall) {
+  options_.stall_timeout = std::chrono::seconds(1);
+  StartServing();
+  engine_->SetPausedWaiting(2);
+  for (int i = 0; i < 3; ++i) {
+    clock_.Advance(std::chrono::hours(1));
+    const int64_t before = engine_->loads();
+    Eventually([&] { return engine_->loads() >= before + 2; }, "a look of the watchdog");
+  }
+  EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING);
+  EXPECT_FALSE(LogHas("engine_stalled"));
+}
+
 // A longer --pause-timeout had no effect: the watchdog cut the client off first.
 TEST(WatchdogTest, NoCallIsCutOffBeforeItsPauseIsOver) {
   ServerOptions options;
