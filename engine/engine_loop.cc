@@ -335,7 +335,8 @@ void EngineLoop::End(RequestId id, absl::Status status, Ending ending, Instant n
   const auto delivery = deliveries_.extract(id);
   const bool by_time =
       ending.reason == FinishReason::kDeadline || ending.reason == FinishReason::kDrained;
-  if (status.ok() && by_time && sequence->first_scheduled) delivery.mapped().Flush();
+  if (status.ok() && by_time && !sequence->first_scheduled) delivery.mapped().Start(*sequence);
+  if (status.ok() && by_time) delivery.mapped().Flush();
   Last last{id, delivery.mapped().sink(), {}};
   if (status.ok()) {
     last.outcome.finish_reason = ending.reason;

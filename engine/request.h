@@ -2,7 +2,8 @@
 //
 // Life of a request: Engine::Prepare (callback thread: template, tokenize, validate) -> Engine::Submit ->
 // the sink hears OnStarted, then OnDelta any number of times, then OnFinished exactly once, all from the engine
-// thread. A request that never starts (cancelled or expired while queued) hears only OnFinished.
+// thread. A request that never starts (refused, cancelled or past its deadline while queued) hears only OnFinished; one
+// that ends well hears OnStarted first, also where its time limit passed in the queue.
 #pragma once
 
 #include <cstdint>

@@ -191,6 +191,24 @@ TEST_F(EngineLoopTest, ATimeLimitFinishesOkWithWhatThereIs) {
   EXPECT_EQ(call.sink->text().size(), 3u);
 }
 
+// It ends well, so its caller is told its id and parameters like everybody.
+TEST_F(EngineLoopTest, ATimeLimitThatPassesInTheQueueStillStarts) {
+  PreparedRequest request = Request(4, 50);
+  request.params.time_limit = milliseconds(30);
+  const Call call = Submit(std::move(request));
+  clock_.Advance(milliseconds(40));
+  RunUntilIdle();
+  EXPECT_EQ(call.sink->violation(), "");
+  ASSERT_TRUE(call.sink->started());
+  EXPECT_EQ(call.sink->started()->id, call.id);
+  EXPECT_EQ(call.sink->started()->prompt_tokens, 4);
+  EXPECT_EQ(call.sink->started()->cached_tokens, 0);
+  EXPECT_TRUE(call.outcome().status.ok());
+  EXPECT_EQ(call.outcome().finish_reason, FinishReason::kDeadline);
+  EXPECT_EQ(call.outcome().stage, Stage::kQueued);
+  EXPECT_EQ(runner_->tokens_run(), 0);
+}
+
 TEST_F(EngineLoopTest, TheNextEventIsTheEarliestDeadline) {
   EXPECT_EQ(loop_->NextEvent(), std::nullopt);
   PreparedRequest request = Request();

@@ -246,7 +246,8 @@ class Simulation {
     const std::vector<int32_t> tokens = client.sink->tokens();
     EXPECT_EQ(outcome.usage.completion_tokens, static_cast<int>(tokens.size()));
     EXPECT_EQ(outcome.usage.prompt_tokens, static_cast<int>(client.request.prompt_ids.size()));
-    EXPECT_NE(outcome.stage == Stage::kQueued, client.sink->started().has_value());
+    EXPECT_EQ(outcome.stage != Stage::kQueued || outcome.status.ok(),
+              client.sink->started().has_value());
     const Expected expected = Expect(client.request);
     ASSERT_LE(tokens.size(), expected.tokens.size());
     for (size_t i = 0; i < tokens.size(); ++i) ASSERT_EQ(tokens[i], expected.tokens[i]) << i;
