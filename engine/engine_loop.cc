@@ -172,8 +172,8 @@ bool EngineLoop::Step() {
 
 void EngineLoop::Apply(Submission submission) {
   if (!failure_.ok()) {
-    Refuse(submission, absl::UnavailableError(absl::StrCat(
-                           "the engine stopped: ", failure_.message(), "; try another server")));
+    // The device's own words are the operator's: they may hold paths and addresses.
+    Refuse(submission, absl::UnavailableError("the engine stopped; try another server"));
     return;
   }
   if (drain_deadline_) {
