@@ -86,6 +86,11 @@ class Engine {
 // Payload url of the request field an INVALID_ARGUMENT is about, for example "sampling.top_p".
 inline constexpr char kFieldPayload[] = "nibble.field";
 
+// Payload url of a fixed word that says why a request ended where its code does not.
+inline constexpr char kReasonPayload[] = "nibble.reason";
+// Of RESOURCE_EXHAUSTED: nothing was full, the client did not read; to try again would not help.
+inline constexpr char kSlowClient[] = "slow_client";
+
 // INVALID_ARGUMENT "<field>: <message>" with the payload set.
 absl::Status FieldError(absl::string_view field, absl::string_view message);
 

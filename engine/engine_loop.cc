@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/hash.h"
 #include "kernels/check.h"
@@ -27,6 +28,13 @@ void Consider(Expiry& earliest, Instant at, absl::Status status, FinishReason re
   if (at < earliest.at) earliest = {at, std::move(status), {reason, -1, ""}};
 }
 
+absl::Status SlowClient(Duration pause_timeout) {
+  absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
+      "client reads too slowly: nothing was taken for ", Seconds(pause_timeout), " s"));
+  status.SetPayload(kReasonPayload, absl::Cord(kSlowClient));
+  return status;
+}
+
 Expiry ExpiryOf(const Sequence& s, Duration pause_timeout, std::optional<Instant> drain_deadline) {
   Expiry earliest;
   if (s.params.time_limit) {
@@ -41,9 +49,7 @@ Expiry ExpiryOf(const Sequence& s, Duration pause_timeout, std::optional<Instant
              FinishReason::kUnspecified);
   }
   if (s.paused) {
-    Consider(earliest, After(s.paused_since, pause_timeout),
-             absl::ResourceExhaustedError(absl::StrCat(
-                 "client reads too slowly: nothing was taken for ", Seconds(pause_timeout), " s")),
+    Consider(earliest, After(s.paused_since, pause_timeout), SlowClient(pause_timeout),
              FinishReason::kUnspecified);
   }
   if (drain_deadline && s.first_scheduled) {

@@ -212,6 +212,13 @@ void AddDetails(const absl::Status& status, Stage stage, google::rpc::Status* wi
     violation->set_description(wire->message());
     wire->add_details()->PackFrom(bad);
   }
+  if (PayloadOf(status, kReasonPayload) == kSlowClient) {
+    google::rpc::ErrorInfo info;
+    info.set_reason("SLOW_CLIENT");
+    info.set_domain(kErrorDomain);
+    wire->add_details()->PackFrom(info);
+    return;  // no quota was full, and to come back would not help
+  }
   const bool full = status.code() == absl::StatusCode::kResourceExhausted;
   if (full) {
     const std::string quota = PayloadOf(status, kQuotaPayload);

@@ -9,10 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "engine/base/clock.h"
+#include "engine/engine.h"
 
 namespace nibble {
 
-inline constexpr char kReasonPayload[] = "nibble.reason";  // "queue_full"
 inline constexpr char kRetryPayload[] = "nibble.retry_after_ms";
 inline constexpr char kQuotaPayload[] = "nibble.quota";  // "open_requests": what is used up
 

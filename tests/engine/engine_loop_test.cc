@@ -273,6 +273,7 @@ TEST_F(EngineLoopTest, AClientThatStaysSlowIsCutOff) {
   Step();
   EXPECT_TRUE(absl::IsResourceExhausted(slow.outcome().status));
   EXPECT_THAT(std::string(slow.outcome().status.message()), HasSubstr("client reads too slowly"));
+  EXPECT_EQ(slow.outcome().status.GetPayload(kReasonPayload), absl::Cord(kSlowClient));
   EXPECT_EQ(loop_->Load().blocks_in_use, 0);
 }
 

@@ -178,6 +178,18 @@ TEST(ConvertTest, AFullQueueSaysWhatIsFullAndWhenToComeBack) {
   EXPECT_EQ(TrailerOf(wire, "grpc-retry-pushback-ms"), "1000");
 }
 
+// Its request was fine and nothing was full: to retry is no cure for a client that does not read.
+TEST(ConvertTest, ASlowClientIsToldSoAndNotToComeBack) {
+  absl::Status slow = absl::ResourceExhaustedError("client reads too slowly");
+  slow.SetPayload(kReasonPayload, absl::Cord(kSlowClient));
+  const WireStatus wire = ToWire(slow, "id");
+  const google::rpc::Status rich = Rich(wire);
+  EXPECT_EQ(rich.code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  ASSERT_EQ(rich.details_size(), 1);
+  EXPECT_EQ(Only<google::rpc::ErrorInfo>(rich).reason(), "SLOW_CLIENT");
+  EXPECT_EQ(TrailerOf(wire, "grpc-retry-pushback-ms"), "");
+}
+
 TEST(ConvertTest, UnavailableAlwaysSaysWhenToComeBack) {
   EXPECT_EQ(Only<google::rpc::RetryInfo>(
                 Rich(ToWire(UnavailableFor("loading", "x", std::chrono::milliseconds(2500)), "")))
