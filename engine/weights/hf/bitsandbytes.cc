@@ -9,6 +9,7 @@
 //              activations, decided while it runs; here all activations are quantized in groups
 //              of 32 columns, or not at all.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -90,6 +91,10 @@ class Bnb4Layout final : public LinearLayout {
     NIBBLE_ASSIGN_OR_RETURN(block_, json.Int("blocksize", 16, 1 << 16));
     NIBBLE_ASSIGN_OR_RETURN(nested_block_, json.Int("nested_blocksize", 1, 1 << 16, 256));
     NIBBLE_ASSIGN_OR_RETURN(const double offset, json.Number("nested_offset", 0.0));
+    if (!(std::abs(offset) <= kLargestStored)) {
+      return state->Problem(absl::StatusCode::kDataLoss,
+                            absl::StrCat("has nested_offset ", offset, ", needed at most 2^110"));
+    }
     nested_offset_ = static_cast<float>(offset);
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, json.Ints("shape"));
     if (shape.size() != 2 || shape[0] < 1 || shape[1] < 1 || shape[0] > kMaxMatrixSide ||
@@ -105,6 +110,7 @@ class Bnb4Layout final : public LinearLayout {
   absl::Status FindScales(const ModuleTensors& tensors, int64_t blocks) {
     NIBBLE_ASSIGN_OR_RETURN(const StoredTensor* map, tensors.Get("weight.quant_map", {16}));
     NIBBLE_ASSIGN_OR_RETURN(table_, map->Floats(0, 16));
+    for (const float entry : table_) largest_entry_ = std::max(largest_entry_, std::abs(entry));
     NIBBLE_ASSIGN_OR_RETURN(absmax_, tensors.Get("weight.absmax", {blocks}));
     if (tensors.Find("weight.nested_absmax") == nullptr) {
       if (absmax_->type() == SafetensorsType::kF32) return absl::OkStatus();
@@ -126,6 +132,19 @@ class Bnb4Layout final : public LinearLayout {
   }
 
   absl::StatusOr<std::vector<float>> Scales(int64_t first, int64_t count) const {
+    NIBBLE_ASSIGN_OR_RETURN(std::vector<float> scales, ComputeScales(first, count));
+    for (size_t i = 0; i < scales.size(); ++i) {
+      if (std::abs(scales[i]) * largest_entry_ <= kLargestStored) continue;  // not so for a NaN
+      return absmax_->Problem(
+          absl::StatusCode::kDataLoss,
+          absl::StrCat("gives block ", first + static_cast<int64_t>(i), " the scale ", scales[i],
+                       ", times the largest of quant_map, ", largest_entry_,
+                       ", needed at most 2^110"));
+    }
+    return scales;
+  }
+
+  absl::StatusOr<std::vector<float>> ComputeScales(int64_t first, int64_t count) const {
     if (nested_absmax_ == nullptr) return absmax_->Floats(first, count);
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes, absmax_->Bytes(first, count));
     const int64_t outer = first / nested_block_;
@@ -146,6 +165,7 @@ class Bnb4Layout final : public LinearLayout {
   int64_t block_ = 0, nested_block_ = 0;
   int32_t group_ = 0;
   float nested_offset_ = 0;
+  float largest_entry_ = 1;  // of table_, by size; at least 1, so that scales have the limit too
   std::vector<float> table_, nested_table_;
 };
 

@@ -25,9 +25,6 @@ constexpr JsonLimits kIndexLimits = {
 // A run of columns shorter than this share of a row is read alone, a longer one with its row.
 constexpr int64_t kWholeRowShare = 4;
 
-// A scale up to here times the largest code, an fp8's 57344, is finite.
-constexpr float kLargest = 0x1p110f;
-
 template <typename T>
 T Load(const uint8_t* bytes) {
   T value;
@@ -146,7 +143,7 @@ absl::StatusOr<std::vector<float>> StoredTensor::Widen(absl::Span<const uint8_t>
   std::vector<float> values(bytes.size() / width);
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = WidenOne(type(), bytes.data() + i * width);
-    if (!(std::abs(values[i]) <= kLargest)) {
+    if (!(std::abs(values[i]) <= kLargestStored)) {
       return Problem(absl::StatusCode::kDataLoss,
                      "holds a value that is not finite or above 2^110");
     }

@@ -19,6 +19,10 @@ namespace nibble {
 
 inline constexpr size_t kMaxShards = 1024;  // the largest models have about 200
 
+// The largest value that a scale may have, stored or computed: times the largest code, an fp8's
+// 57344, it is finite.
+inline constexpr float kLargestStored = 0x1p110f;
+
 // A tensor and the file it is in.
 class StoredTensor {
  public:
@@ -38,7 +42,7 @@ class StoredTensor {
   absl::StatusOr<std::vector<uint8_t>> Window(int64_t first_row, int64_t num_rows,
                                               int64_t first_col, int64_t num_cols) const;
   // Elements first .. first + count - 1 of F32, F16, BF16, F8_E4M3 or F8_E8M0, exactly, in f32.
-  // UNIMPLEMENTED names another type; DATA_LOSS a NaN or an infinity.
+  // UNIMPLEMENTED names another type; DATA_LOSS a NaN, or a value beyond kLargestStored.
   absl::StatusOr<std::vector<float>> Floats(int64_t first, int64_t count) const;
   absl::StatusOr<std::vector<float>> FloatWindow(int64_t first_row, int64_t num_rows,
                                                  int64_t first_col, int64_t num_cols) const;

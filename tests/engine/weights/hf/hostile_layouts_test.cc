@@ -1,5 +1,6 @@
 // Mutants of the recorded checkpoints: header bytes flipped and data changed. Whatever comes of
 // them, errors are typed and a matrix that loads is valid.
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -57,6 +58,7 @@ bool Survive(const std::vector<uint8_t>& mutant) {
   ExpectTyped(matrix.status());
   if (!matrix.ok()) return false;
   EXPECT_TRUE(quant::Validate(*matrix).ok()) << quant::Validate(*matrix);
+  for (const float scale : matrix->scales) EXPECT_LE(std::abs(scale), kLargestStored);
   return true;
 }
 
