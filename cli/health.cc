@@ -11,7 +11,7 @@ namespace health = grpc::health::v1;
 void AddHealthFlags(Flags& flags, HealthFlags& health) {
   AddRemoteFlags(flags, health.remote);
   flags.Add("--service", health.service,
-            "A service's full name or a model's name; default: the whole server");
+            "A service's full name, a model's, or liveness; default: may traffic come");
   flags.Add("--timeout", health.timeout, "How long to wait for the answer");
 }
 
