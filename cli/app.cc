@@ -23,7 +23,7 @@ namespace {
 
 constexpr char kAbout[] =
     "nibble: quantized language models over gRPC.\n"
-    "Every flag has an environment twin, named in brackets; the command line wins.\n"
+    "A flag's environment twin is named in brackets; the command line wins.\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 
 constexpr char kServeFooter[] = R"(
