@@ -1,7 +1,6 @@
 #include "cli/serve.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,42 +13,16 @@
 #include "cli/local_model.h"
 #include "cli/port_file.h"
 #include "cli/progress.h"
+#include "cli/shutdown.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 #include "engine/base/log.h"
-#include "engine/base/mutex.h"
 #include "engine/base/status_macros.h"
 #include "engine/folder_record.h"
 #include "engine/weights/weight_source.h"
 
 namespace nibble {
 namespace {
-
-// Turns the first signal into a drain, once there is a server to drain.
-class Shutdown {
- public:
-  void LogTo(std::shared_ptr<Log> log) {
-    MutexLock lock(mutex_);
-    log_ = std::move(log);
-  }
-  void ServeWith(Server* server) {
-    MutexLock lock(mutex_);
-    server_ = server;
-  }
-  void Hear(int signal) {
-    MutexLock lock(mutex_);
-    if (log_ != nullptr) {
-      log_->Info("signal", {{"signal", signal}, {"serving", server_ != nullptr}});
-    }
-    if (server_ == nullptr) std::_Exit(kExitOk);
-    server_->Drain();
-  }
-
- private:
-  Mutex mutex_;
-  Server* server_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  std::shared_ptr<Log> log_ ABSL_GUARDED_BY(mutex_);
-};
 
 // How the weights came, and what became of the cache.
 void LogWeights(const MatrixReport& report, Log& log) {
@@ -166,13 +139,12 @@ absl::Status Serve(const ServeFlags& flags, const std::shared_ptr<Log>& shared_l
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options, clock));
   NIBBLE_ASSIGN_OR_RETURN(model, Load(flags, *server, log, io));
   NIBBLE_RETURN_IF_ERROR(StartServing(model, flags, clock, *server, log));
-  shutdown.ServeWith(server.get());
+  const Shutdown::Serving serving(shutdown, *server);
   if (!flags.port_file.empty()) {
     NIBBLE_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()));
   }
   io.err << ServingHints(options, server->ports(), FindHintContext()) << std::flush;
   const absl::Status drained = server->WaitUntilDrained();
-  shutdown.ServeWith(nullptr);
   log.Info("stopped", {{"status", drained.ToString()}});
   return drained;
 }
