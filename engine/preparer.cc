@@ -23,12 +23,14 @@ bool Contains(absl::Span<const int32_t> ids, int32_t id) {
 
 Preparer::Preparer(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
                    const RunnerLimits& limits, uint64_t seed)
-    : tokenizer_(tokenizer), chat_template_(chat_template), limits_(limits), seed_(seed) {
+    : tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      limits_(limits),
+      seed_(seed),
+      special_tokens_(SpecialTokenTexts(tokenizer)) {
   size_t longest = 1;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    const absl::string_view bytes = tokenizer.TokenBytes(id, /*with_special=*/true);
-    longest = std::max(longest, bytes.size());
-    if (tokenizer.IsSpecial(id) && !bytes.empty()) special_tokens_.emplace_back(bytes);
+    longest = std::max(longest, tokenizer.TokenBytes(id, /*with_special=*/true).size());
   }
   max_prompt_bytes_ = static_cast<int64_t>(longest) * limits.max_context;
 }

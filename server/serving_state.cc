@@ -58,11 +58,7 @@ void ServingState::Serve(std::unique_ptr<Engine> engine, const ModelInfo& model)
   NIBBLE_CHECK(engine_ == nullptr && engine != nullptr);
   engine_ = std::move(engine);
   model_ = model;
-  const Tokenizer& tokenizer = engine_->tokenizer();
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    const absl::string_view text = tokenizer.TokenBytes(id, /*with_special=*/true);
-    if (tokenizer.IsSpecial(id) && !text.empty()) special_tokens_.emplace_back(text);
-  }
+  special_tokens_ = SpecialTokenTexts(engine_->tokenizer());
   if (phase_ == Phase::kLoading) phase_ = Phase::kServing;
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/utf8_character.h"
 
 namespace nibble {
 namespace {
@@ -53,27 +54,6 @@ class FunctionSink final : public spdlog::sinks::base_sink<std::mutex> {
   std::function<void(const std::string&)> take_;
 };
 
-// Bytes of the UTF-8 character that text starts with, 0 when they form none.
-size_t CharacterBytes(absl::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const size_t size = byte(0) < 0x80   ? 1
-                      : byte(0) < 0xc2 ? 0
-                      : byte(0) < 0xe0 ? 2
-                      : byte(0) < 0xf0 ? 3
-                      : byte(0) < 0xf5 ? 4
-                                       : 0;
-  if (size == 0 || size > text.size()) return 0;
-  for (size_t i = 1; i < size; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  // Overlong forms, surrogates and what lies beyond U+10FFFF.
-  if (byte(0) == 0xe0 && byte(1) < 0xa0) return 0;
-  if (byte(0) == 0xed && byte(1) > 0x9f) return 0;
-  if (byte(0) == 0xf0 && byte(1) < 0x90) return 0;
-  if (byte(0) == 0xf4 && byte(1) > 0x8f) return 0;
-  return size;
-}
-
 void AppendValue(const LogField& field, std::string* out) {
   if (const auto* text = std::get_if<absl::string_view>(&field.value)) {
     AppendJsonString(*text, out);
@@ -95,18 +75,10 @@ void AppendValue(const LogField& field, std::string* out) {
 
 absl::string_view LogLevelName(LogLevel level) { return kNames[static_cast<size_t>(level)]; }
 
-absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view name) {
-  for (size_t i = 0; i < kNames.size(); ++i) {
-    if (kNames[i] == name) return static_cast<LogLevel>(i);
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("log level '", name, "' is none of debug, info, warning, error, off"));
-}
-
 void AppendJsonString(absl::string_view text, std::string* out) {
   out->push_back('"');
   while (!text.empty()) {
-    const size_t size = CharacterBytes(text);
+    const size_t size = Utf8CharacterBytes(text);
     const unsigned char first = static_cast<unsigned char>(text[0]);
     if (size == 0) {
       out->append("\xef\xbf\xbd");

@@ -14,7 +14,6 @@
 #include <string>
 #include <variant>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace spdlog {
@@ -29,8 +28,6 @@ namespace nibble {
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError, kOff };
 
 absl::string_view LogLevelName(LogLevel level);  // "debug" "info" "warning" "error" "off"
-// INVALID_ARGUMENT lists the names.
-absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view name);
 
 // "key": value of one line. Borrows its text for the length of the call.
 struct LogField {

@@ -184,4 +184,14 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec)
   return std::make_unique<LibraryTokenizer>(std::move(vocabulary), std::move(bridge));
 }
 
+std::vector<std::string> SpecialTokenTexts(const Tokenizer& tokenizer) {
+  std::vector<std::string> texts;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (!tokenizer.IsSpecial(id)) continue;
+    const absl::string_view text = tokenizer.TokenBytes(id, /*with_special=*/true);
+    if (!text.empty()) texts.emplace_back(text);
+  }
+  return texts;
+}
+
 }  // namespace nibble

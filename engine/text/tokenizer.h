@@ -59,4 +59,7 @@ class Tokenizer {
   virtual bool strips_first_space() const = 0;
 };
 
+// The texts of all control and unknown tokens, by id: what message content must not smuggle in.
+std::vector<std::string> SpecialTokenTexts(const Tokenizer& tokenizer);
+
 }  // namespace nibble

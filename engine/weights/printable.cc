@@ -4,28 +4,12 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "engine/base/utf8_character.h"
 
 namespace nibble {
 namespace {
 
 constexpr size_t kMaxQuotedBytes = 120;  // one line on a terminal
-
-// Bytes of the character that starts at text[0], or 0 when it is broken.
-size_t CharacterBytes(absl::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t lead = byte(0);
-  if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < length) return 0;
-  // The second byte's range excludes overlong forms, surrogates and what is above U+10FFFF.
-  const uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-  const uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-  if (byte(1) < low || byte(1) > high) return 0;
-  for (size_t i = 2; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  return length;
-}
 
 }  // namespace
 
@@ -36,7 +20,7 @@ bool IsPrintableName(absl::string_view text, uint64_t max_bytes) {
 
 bool IsUtf8(absl::string_view text) {
   while (!text.empty()) {
-    const size_t bytes = CharacterBytes(text);
+    const size_t bytes = Utf8CharacterBytes(text);
     if (bytes == 0) return false;
     text.remove_prefix(bytes);
   }
@@ -46,7 +30,7 @@ bool IsUtf8(absl::string_view text) {
 std::string QuoteForMessage(absl::string_view text) {
   size_t shown = 0;
   while (shown < text.size()) {
-    const size_t bytes = CharacterBytes(text.substr(shown));
+    const size_t bytes = Utf8CharacterBytes(text.substr(shown));
     if (bytes == 0)
       return absl::StrCat("\"", absl::CHexEscape(text.substr(0, kMaxQuotedBytes)), "\"");
     if (shown + bytes > kMaxQuotedBytes) break;

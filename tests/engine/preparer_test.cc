@@ -19,6 +19,11 @@ constexpr RunnerLimits kLimits{
     /*vocab_size=*/260, /*max_context=*/32,      /*block_size=*/4,
     /*num_blocks=*/6,   /*max_batch_tokens=*/16, /*max_sequences=*/4};
 
+TEST(SpecialTokenTextsTest, AreThoseOfControlTokensById) {
+  EXPECT_THAT(SpecialTokenTexts(FakeTokenizer()),
+              ElementsAre("<s>", "</s>", "<|end|>", "<|user|>"));
+}
+
 class PreparerTest : public ::testing::Test {
  protected:
   absl::StatusOr<PreparedRequest> Prepare(Prompt prompt, StoppingParams stopping = {}) {

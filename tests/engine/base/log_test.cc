@@ -101,11 +101,9 @@ TEST(LogDeathTest, TheLastLineIsWrittenBeforeTheProcessEnds) {
 }
 
 TEST(LogTest, LevelsHaveNames) {
-  for (const LogLevel level :
-       {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError, LogLevel::kOff}) {
-    EXPECT_EQ(*ParseLogLevel(LogLevelName(level)), level);
-  }
-  EXPECT_EQ(ParseLogLevel("loud").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(LogLevelName(LogLevel::kDebug), "debug");
+  EXPECT_EQ(LogLevelName(LogLevel::kWarning), "warning");
+  EXPECT_EQ(LogLevelName(LogLevel::kOff), "off");
 }
 
 TEST(LogTest, ThreadsDoNotMixTheirLines) {
