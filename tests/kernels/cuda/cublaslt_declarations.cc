@@ -1,7 +1,7 @@
 // What cublaslt_gemm.cc writes down of cuBLASLt, whose library it loads and whose headers it is
-// built without, against NVIDIA's own headers. Compiled, never linked: that it compiles is the test.
-// Constants and sizes are asserted in that file, where it sees the headers; functions and fields
-// here.
+// built without, against NVIDIA's own headers. Compiled, never linked: that it compiles is the
+// test. Constants and sizes are asserted in that file, where it sees the headers; functions and
+// fields here.
 #include <cublasLt.h>
 
 #include <cstddef>
@@ -29,10 +29,8 @@ constexpr bool PassedAlike() {
     } else {
       return sizeof(From) == sizeof(To);
     }
-  } else if constexpr (std::is_enum_v<Theirs> && std::is_integral_v<Ours>) {
-    return sizeof(Ours) == sizeof(Theirs);
   } else {
-    return false;
+    return std::is_enum_v<Theirs> && std::is_integral_v<Ours> && sizeof(Ours) == sizeof(Theirs);
   }
 }
 
@@ -68,9 +66,12 @@ static_assert(offsetof(Heuristic, workspace_bytes) == offsetof(Found, workspaceS
 static_assert(offsetof(Heuristic, state) == offsetof(Found, state));
 static_assert(offsetof(Heuristic, waves) == offsetof(Found, wavesCount));
 static_assert(alignof(Heuristic) == alignof(Found) && alignof(Algorithm) == 8);
-static_assert(std::is_same_v<size_t, decltype(Found::workspaceSize)>);
+static_assert(PassedAlike<decltype(Heuristic::workspace_bytes), decltype(Found::workspaceSize)>());
+static_assert(PassedAlike<decltype(Heuristic::state), decltype(Found::state)>());
+static_assert(PassedAlike<decltype(Heuristic::waves), decltype(Found::wavesCount)>());
 
-// What would be wrong is found: arguments that changed places, one too few, another width.
+// What would be wrong is found: arguments that changed places, one too few, another width, a
+// pointer to something else.
 using Create = cublasStatus_t (*)(cublasLtMatrixLayout_t*, cudaDataType, uint64_t, uint64_t,
                                   int64_t);
 static_assert(Alike<Status (*)(Layout*, cudaDataType, uint64_t, uint64_t, int64_t), Create>());
@@ -78,6 +79,7 @@ static_assert(!Alike<Status (*)(Layout*, uint64_t, cudaDataType, uint64_t, int64
 static_assert(!Alike<Status (*)(Layout*, cudaDataType, uint64_t, uint64_t), Create>());
 static_assert(!Alike<Status (*)(Layout*, cudaDataType, uint64_t, int32_t, int64_t), Create>());
 static_assert(!Alike<int64_t (*)(Layout*, cudaDataType, uint64_t, uint64_t, int64_t), Create>());
+static_assert(!Alike<Status (*)(char*, cudaDataType, uint64_t, uint64_t, int64_t), Create>());
 
 }  // namespace
 }  // namespace nibble::cuda
