@@ -80,6 +80,11 @@ def test_prefill_counts_products_and_the_head_once():
     assert row.goal is None
 
 
+def test_flags_that_are_off_by_default_are_named():
+    rows = figures.bench_rows(BENCH, COMMAND + ("--cuda-dependent-launches",), gpu_model.H200)
+    assert {row.variant for row in rows} == {"int4-g128, fp8 cache, dependent-launches"}
+
+
 def test_another_shape_has_no_goal_and_no_share():
     rows = figures.bench_rows(BENCH, ("--model", "random:llama-3.2-1b:int8"), gpu_model.H200)
     assert {(row.goal, row.share) for row in rows} == {(None, None)}

@@ -35,7 +35,22 @@ def test_rates_are_asked_for_at_every_batch_of_the_goals():
                for stage in plan.bench_stages(CHOICES) if "--batch" in stage.command
                for batch in stage.command[stage.command.index("--batch") + 1].split(",")}
     assert batches == {(form, batch) for form in ("int4-g128", "fp8") for batch in ("1", "8", "32", "128", "256")}
-    assert sum("4096" in stage.command for stage in plan.bench_stages(CHOICES)) == 2
+    assert [stage.name for stage in plan.bench_stages(CHOICES) if "4096" in stage.command] == [
+        "prefill int4-g128", "prefill fp8", "prefill fp8 --cuda-w8a8"]
+
+
+def test_what_is_off_by_default_is_measured_once_beside_it():
+    for flag, form in ((plan.W8A8, "fp8"), (plan.DEPENDENT, "int4-g128")):
+        named = [stage for stage in plan.bench_stages(CHOICES) if flag in stage.command]
+        assert named and all(form in stage.name and flag in stage.name for stage in named)
+    flags = pathlib.Path(__file__).parents[2] / "cli" / "model_flags.cc"
+    assert all(f'"{flag}"' in flags.read_text() for flag in plan.FLAGS)
+
+
+def test_int4s_rates_come_before_torch_and_fp8s_after():
+    names = [stage.name for stage in plan.plan(CHOICES, [])]
+    peers = names.index("peers")
+    assert all((names.index(stage.name) < peers) == ("int4" in stage.name) for stage in plan.bench_stages(CHOICES))
 
 
 def test_the_sanitizer_takes_small_shapes_of_kernels_and_not_the_whole_road():

@@ -85,7 +85,8 @@ def test_no_time_starts_nothing_and_tells_all(machine):
 
 def test_only_what_was_asked_for(machine):
     _, result = day(machine, "--only", "prefill,rows")
-    assert [stage["name"] for stage in result["stages"]] == ["sweep rows", "prefill int4-g128", "prefill fp8"]
+    assert [stage["name"] for stage in result["stages"]] == [
+        "sweep rows", "prefill int4-g128", "prefill fp8", "prefill fp8 --cuda-w8a8"]
 
 
 def test_libraries_packed_beside_the_programs_are_found_first(machine):

@@ -3,6 +3,7 @@ import dataclasses
 import json
 
 import gpu_model
+from gpu_day import plan
 
 CEILINGS = {"H100": gpu_model.H100, "H200": gpu_model.H200}
 EIGHT_BIT = ("fp8", "int8")  # formats whose products the device does at twice bf16's rate
@@ -85,7 +86,10 @@ def bench_rows(text, command, ceiling):
     except json.JSONDecodeError:
         return []
     shape, form = model_of(command)
-    return [bench_row(result, report["model"], shape, form, ceiling) for result in report["results"]]
+    rows = [bench_row(result, report["model"], shape, form, ceiling) for result in report["results"]]
+    for row in rows:
+        row.variant += "".join(f", {flag[len('--cuda-'):]}" for flag in plan.FLAGS if flag in command)
+    return rows
 
 
 def step_bytes(model, shape):

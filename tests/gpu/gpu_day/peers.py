@@ -163,7 +163,7 @@ def attempt(name, work):
     try:
         work()
     except Exception as error:  # whatever a peer does: the others go on
-        print(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        print(f"{name}: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}", file=sys.stderr)
 
 
 def run(sweep):

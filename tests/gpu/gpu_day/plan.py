@@ -5,8 +5,10 @@ import pathlib
 SHAPE = "random:llama-3.1-8b"
 FORMATS = ("int4-g128", "fp8")
 BATCHES = ((1, 8, 32), (128, 256))  # loads apart, so that slow large ones take nothing from small ones
+W8A8, DEPENDENT = FLAGS = ("--cuda-w8a8", "--cuda-dependent-launches")  # off unless asked for
 # Small shapes of every kernel, by test name.
-SANITIZED = "*Tails*:*EqualsFloat64/OneHead:*EqualsFloat64/Int8:Rope.*:Rows.*:RowOps.*:Sample.*:*AGraphRunsAgain*"
+SANITIZED = ("*Tails*:*EqualsFloat64/OneHead:*EqualsFloat64/Int8:Rope.*:Rows.*:RowOps.*:QuantizeRows.*:Sample.*:"
+             "*AGraphRunsAgain*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +51,31 @@ def bench_command(choices, model, *flags):
             "--no-roofline", "--output", "json")
 
 
+def decode_stage(choices, form, batches, *more):
+    batch = ",".join(map(str, batches))
+    flags = ("--prompt-tokens", "0", "--context", "1024", "--generate-tokens", "32", "--batch", batch, "--repeat", "3",
+             "--kv-cache-type", "fp8", "--max-batch-tokens", "2048", *more)
+    return Stage(" ".join(("decode", form, batch, *more)), "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 120)
+
+
+def prefill_stage(choices, form, *more):
+    flags = ("--prompt-tokens", "4096", "--generate-tokens", "0", "--repeat", "3", "--kv-cache-type", "fp8",
+             "--max-batch-tokens", "2048", *more)
+    return Stage(" ".join(("prefill", form, *more)), "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 90)
+
+
 def bench_stages(choices):
+    """Of each format as it is served by default, then with the flag that should make it faster."""
     if choices.small:
         flags = ("--prompt-tokens", "16", "--generate-tokens", "2", "--batch", "1,2", "--repeat", "1")
         return [Stage("decode smollm2-135m", "bench", bench_command(choices, "random:smollm2-135m:int4-g32", *flags), 120)]
     stages = []
     for form in FORMATS:
-        for batches in BATCHES:
-            batch = ",".join(map(str, batches))
-            flags = ("--prompt-tokens", "0", "--context", "1024", "--generate-tokens", "32", "--batch", batch, "--repeat",
-                     "3", "--kv-cache-type", "fp8", "--max-batch-tokens", "2048")
-            stages.append(Stage(f"decode {form} {batch}", "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 120))
-        flags = ("--prompt-tokens", "4096", "--generate-tokens", "0", "--repeat", "3", "--kv-cache-type", "fp8",
-                 "--max-batch-tokens", "2048")
-        stages.append(Stage(f"prefill {form}", "bench", bench_command(choices, f"{SHAPE}:{form}", *flags), 90))
+        stages += [decode_stage(choices, form, batches) for batches in BATCHES] + [prefill_stage(choices, form)]
+        if form == "fp8":
+            stages += [decode_stage(choices, form, (1, 32, 256), W8A8), prefill_stage(choices, form, W8A8)]
+        else:
+            stages.append(decode_stage(choices, form, BATCHES[0], DEPENDENT))
     return stages
 
 
@@ -88,8 +101,9 @@ def plan(choices, programs):
     stages = [build_stage(choices)] if choices.build else []
     stages += test_stages(choices, programs) + sweep_stages(choices)
     bench = bench_stages(choices)
-    half = (len(bench) + 1) // 2
-    return stages + bench[:half] + [peer_stage(choices)] + bench[half:] + sanitizer_stages(choices, programs)
+    later = [stage for stage in bench if "fp8" in stage.name]
+    return (stages + [stage for stage in bench if stage not in later] + [peer_stage(choices)] + later +
+            sanitizer_stages(choices, programs))
 
 
 def test_programs(folder):

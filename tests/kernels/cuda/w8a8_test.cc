@@ -107,14 +107,15 @@ std::vector<double> ValuesOfCodes(DType dtype, RowCodes codes, const std::vector
                               .scales = scales.data()};
   EXPECT_EQ(LaunchQuantizeRows(call, nullptr), cudaSuccess);
   const std::vector<uint8_t> bytes = out.Read();
+  const std::vector<float> scale_of = scales.Read();
   std::vector<double> values;
   for (size_t i = 0; i < bytes.size(); ++i) {
     const size_t row = i / cols, col = i % cols;
     const bool has_blocks = codes == RowCodes::kE4m3Blocks;
-    const float* const scale = scales.data() + (has_blocks ? col / kScaleBlock * rows + row : row);
+    const float scale = scale_of[has_blocks ? col / kScaleBlock * rows + row : row];
     const float value =
         codes == RowCodes::kInt8 ? static_cast<int8_t>(bytes[i]) : E4m3ToF32(bytes[i]);
-    values.push_back(double{*scale} * value);
+    values.push_back(double{scale} * value);
   }
   return values;
 }
