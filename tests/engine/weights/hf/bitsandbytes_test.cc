@@ -51,8 +51,9 @@ struct Stored {
   }
 
   absl::StatusOr<quant::Matrix> Load() const {
+    const auto bytes = File().Build();  // outlives its file
     std::vector<SafetensorsFile> files;
-    files.push_back(SafetensorsFile::Parse(File().Build(), "f").value());
+    files.push_back(SafetensorsFile::Parse(bytes, "f").value());
     const TensorSet set = TensorSet::Make(std::move(files)).value();
     const auto layout = OpenBnb4(ModuleTensors(set, "m"));
     if (!layout.ok()) return layout.status();
