@@ -83,7 +83,7 @@ void PrintMachineText(const MachineInfo& machine, const absl::Status& cuda, std:
                             ? "nothing else"
                             : absl::StrCat(absl::StrJoin(others, ", "), " (--cpu-isa forces one)"));
   line("cuda",
-       cuda.ok() ? "cuda:0 is usable (--device cuda:0); never run on a GPU yet" : cuda.message());
+       cuda.ok() ? "cuda:0 is usable (--device cuda:0)" : cuda.message());
   out.flush();
 }
 

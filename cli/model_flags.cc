@@ -82,18 +82,21 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device) {
 void AddDeviceFlag(Flags& flags, ModelFlags& model) {
   flags
       .Add("--device", model.device,
-           "Where the model runs. cuda:N has never run on a GPU yet (kernels/cuda/README.md): its "
-           "activations are f16, or bf16 with --kv-cache-type bf16; auto: cuda:0 where it is "
+           "Where the model runs. On cuda:N (kernels/cuda/README.md) activations "
+           "are f16, or bf16 with --kv-cache-type bf16; auto: cuda:0 where it is "
            "usable, otherwise cpu")
       ->type_name("auto|cpu|cuda:N");
-}
-
-void AddDeviceFlags(Flags& flags, ModelFlags& model) {
-  AddDeviceFlag(flags, model);
   flags.Add("--cuda-w8a8", model.cuda_w8a8,
             "With --device cuda: multiply int8 weights by row, and fp8 ones on a device with FP8 "
             "units, with activations quantized to 8 bits a token; otherwise weights are "
             "dequantized");
+  flags.Add("--cuda-dependent-launches", model.cuda_dependent_launches,
+            "On devices of compute capability 9.0: kernels of 4-bit weights start before the "
+            "kernels before them end, to fetch their first weights");
+}
+
+void AddDeviceFlags(Flags& flags, ModelFlags& model) {
+  AddDeviceFlag(flags, model);
   flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
       ->check(CLI::Range(0, 256));
   AddArithmeticFlags(flags, model);
@@ -110,10 +113,6 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
                            {{"auto", CpuNuma::kAuto}, {"off", CpuNuma::kOff}},
                            "auto: on a machine with several NUMA nodes, keep threads on nodes and "
                            "spread weights and cache over them; off: leave it to the system");
-  flags.Add(
-      "--cuda-dependent-launches", model.cuda_dependent_launches,
-      "On devices of compute capability 9.0: kernels of 4-bit weights start before the kernels "
-      "before them end, to fetch their first weights. Has never run on a GPU yet");
 }
 
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix) {

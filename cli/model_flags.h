@@ -57,10 +57,9 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device);
 absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);   // --model
-void AddDeviceFlag(Flags& flags, ModelFlags& model);  // --device
-// It, --cuda-w8a8, --cuda-dependent-launches, --threads, --packed-cache, --share-weights, --numa and
-// those of
-// AddArithmeticFlags
+// --device, --cuda-w8a8, --cuda-dependent-launches
+void AddDeviceFlag(Flags& flags, ModelFlags& model);
+// Those, --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);
 // What may change a result: --cpu-isa, --cpu-activations; "--base-cpu-isa".. with prefix "--base-".
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");

@@ -4,14 +4,16 @@
     docs/gpu_model.py            prints the tables
     docs/gpu_model.py --write    puts them into docs/gpu-model.md and README.md, between their marks
 
-Nothing here was measured on a GPU by us. Sizes follow from the shape, launches from the code (kernels/cuda/linear.cc,
+The predictions were made before a GPU ran the code, and are not fitted to what it gave. Sizes follow from the shape, launches from the code (kernels/cuda/linear.cc,
 attention.cc), efficiencies from what others measured; the page says which and where.
 """
 import dataclasses
+import json
 import pathlib
 import sys
 
 PAGE = pathlib.Path(__file__).with_name("gpu-model.md")
+MEASURED = pathlib.Path(__file__).parent / "benchmarks/gpu/2026-11-26-h200/result.json"
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- {}: docs/gpu_model.py -->", "<!-- end -->"
 
@@ -257,23 +259,31 @@ def part_table():
     return "\n".join(lines)
 
 
-def short_row(what, batch, today, goal, roofline, wanted):
-    """`today` and `goal`: the rate of such kernels on a device."""
-    cells = [number(today(device)) for device in DEVICES] + [number(goal(H200)), roofline, number(wanted) if wanted else "-"]
-    return f"| {what} | {batch} | " + " | ".join(cells) + " |"
+def measured():
+    """(format, sequences; 0: prefill) -> tokens a second, from what tests/gpu/run wrote on the H200."""
+    rows = json.loads(MEASURED.read_text())["rows"]
+    return {(row["variant"].split(",")[0].split("-")[0].upper(), 0 if row["op"] == "prefill" else row["rows"]):
+            row["tokens_per_s"] for row in rows if row["op"] in ("decode", "prefill")}
+
+
+def short_row(what, batch, figures, goal):
+    cells = [number(figure) if figure else "-" for figure in figures]
+    return f"| {what} | {batch} | " + " | ".join(cells) + f" | {number(goal) if goal else '-'} |"
 
 
 def short_table():
-    """README's: the last set of kernels is what the code does today."""
-    lines = ["| tokens/s, predicted | sequences | H100: code today | H200: code today | H200: goals' kernels | H200: roofline | goal |",
+    """README's: what was measured, then predictions; the last set of kernels is what the code does today."""
+    found = measured()
+    lines = ["| tokens/s on an H200 | sequences | measured | predicted | goals' kernels, predicted | roofline | goal |",
              "|---|---|---|---|---|---|---|"]
     for goal, today in zip(SETS["goals"], list(SETS.values())[-1]):
         for batch in (1, 32, 128) if goal.name == "INT4" else (1, 32, 256):
-            lines.append(short_row(f"{goal.name} decode", batch, lambda device: decode_rate(device, today, batch),
-                                   lambda device: decode_rate(device, goal, batch), number(roofline_of(H200, goal, batch)),
-                                   GOALS[goal.name, batch]))
-        lines.append(short_row(f"{goal.name} prefill, 4,096 tokens", 1, lambda device: prefill_rate(device, today),
-                               lambda device: prefill_rate(device, goal), "-", GOALS.get((goal.name, 0))))
+            lines.append(short_row(f"{goal.name} decode", batch,
+                                   [found[goal.name, batch], decode_rate(H200, today, batch), decode_rate(H200, goal, batch),
+                                    roofline_of(H200, goal, batch)], GOALS[goal.name, batch]))
+        lines.append(short_row(f"{goal.name} prefill, 4,096 tokens", 1,
+                               [found[goal.name, 0], prefill_rate(H200, today), prefill_rate(H200, goal), None],
+                               GOALS.get((goal.name, 0))))
     return "\n".join(lines)
 
 

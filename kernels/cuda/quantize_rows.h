@@ -9,7 +9,7 @@
 // are zeros. A NaN or an infinity makes its scale NaN, and so its row's results: it is never
 // hidden. A block a row, so a row never depends on its neighbours.
 // Memory-bound: reads each row twice (the second time from L1), writes half of it.
-// Needs sm_80: codes are made without FP8 units. Never run on a GPU yet.
+// Needs sm_80: codes are made without FP8 units. Has run on sm_90 alone, an H200.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -5,7 +5,7 @@
 // be copied, and only between caches of one backend.) 8-bit rows are scaled and rounded as the
 // CPU's are: the same codes and scale for the same row.
 //
-// A block a token. Memory-bound and small. Needs sm_80. Never run on a GPU yet.
+// A block a token. Memory-bound and small. Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -4,7 +4,7 @@
 //
 // Memory-bound; each reads and writes its operands once. Codes of tiles are read one by one:
 // as a row of an embedding that is nothing.
-// Needs sm_80. Never run on a GPU yet.
+// Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
 #include <cuda_runtime_api.h>

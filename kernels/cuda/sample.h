@@ -11,7 +11,7 @@
 //
 // Passes over a row of vocab_size f32: greedy 1; temperature alone 3; top_k and top_p 16 to 18 more
 // each; logprobs 1 and one for each of num_logprobs. Rows that are adjusted are copied first. At
-// one row a single multiprocessor works. Needs sm_80. Never run on a GPU yet.
+// one row a single multiprocessor works. Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
 #include <cuda_runtime_api.h>
