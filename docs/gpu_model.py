@@ -4,8 +4,9 @@
     docs/gpu_model.py            prints the tables
     docs/gpu_model.py --write    puts them into docs/gpu-model.md and README.md, between their marks
 
-The predictions were made before a GPU ran the code, and are not fitted to what it gave. Sizes follow from the shape, launches from the code (kernels/cuda/linear.cc,
-attention.cc), efficiencies from what others measured; the page says which and where.
+The predictions were made before a GPU ran the code, and are not fitted to what it gave. Sizes follow from the shape,
+launches from the code (kernels/cuda/linear.cc, attention.cc), efficiencies from what others measured; the page says
+which and where.
 """
 import dataclasses
 import json
