@@ -51,7 +51,7 @@ inline grpc::ServerUnaryReactor* FinishUnary(grpc::CallbackServerContext* contex
 }
 
 // gRPC keeps a request until its call ends, which is up to the client; what it holds goes at once.
-// For calls that nobody admits and counts.
+// For calls that nobody admits and counts, or no longer.
 template <typename Message>
 void DropRequest(const Message* request) {
   Message().Swap(const_cast<Message*>(request));

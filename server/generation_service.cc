@@ -9,6 +9,7 @@
 #include "engine/base/status_macros.h"
 #include "nibble/v1/generation.grpc.pb.h"
 #include "server/call_record.h"
+#include "server/finish_unary.h"
 #include "server/open_calls.h"
 #include "server/services.h"
 #include "server/stream_sink.h"
@@ -84,7 +85,10 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     parts.open_calls.Add(answer_);
   }
 
-  void Refuse(const absl::Status& why) { End(record_->Refuse(why)); }
+  void Refuse(const absl::Status& why) {
+    record_->ticket().Release();
+    End(record_->Refuse(why));
+  }
 
   void Submit(Accepted accepted, v1::GenerateResponse* response) {
     sink_ =
@@ -124,7 +128,10 @@ class StreamReactor final : public grpc::ServerWriteReactor<v1::GenerateStreamRe
   StreamReactor(grpc::CallbackServerContext* context, std::shared_ptr<CallRecord> record)
       : context_(context), record_(std::move(record)) {}
 
-  void Refuse(const absl::Status& why) { End(nullptr, record_->Refuse(why)); }
+  void Refuse(const absl::Status& why) {
+    record_->ticket().Release();
+    End(nullptr, record_->Refuse(why));
+  }
 
   void Submit(ServerParts& parts, Accepted accepted) {
     sink_ = std::make_shared<StreamSink>(
@@ -178,6 +185,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
     if (accepted.ok()) {
       reactor->Submit(*std::move(accepted), response);
     } else {
+      DropRequest(request);
       reactor->Refuse(accepted.status());
     }
     return reactor;
@@ -191,6 +199,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
     if (accepted.ok()) {
       reactor->Submit(parts_, *std::move(accepted));
     } else {
+      DropRequest(request);
       reactor->Refuse(accepted.status());
     }
     return reactor;
