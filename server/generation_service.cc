@@ -13,6 +13,7 @@
 #include "server/open_calls.h"
 #include "server/services.h"
 #include "server/stream_sink.h"
+#include "server/stream_writer.h"
 #include "server/unary_sink.h"
 
 namespace nibble {
@@ -136,6 +137,9 @@ class StreamReactor final : public grpc::ServerWriteReactor<v1::GenerateStreamRe
   void Submit(ServerParts& parts, Accepted accepted) {
     sink_ = std::make_shared<StreamSink>(
         this, accepted.serving.engine, record_, parts.clock,
+        [&writer = parts.stream_writer](std::shared_ptr<StreamSink> sink) {
+          writer.Post(std::move(sink));
+        },
         StreamSink::Options{.model = accepted.serving.model->name,
                             .params = accepted.stream,
                             .max_buffer_bytes = parts.options.limits.max_stream_buffer_bytes});

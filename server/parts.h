@@ -12,6 +12,7 @@
 namespace nibble {
 
 class OpenCalls;
+class StreamWriter;
 
 struct ServerParts {
   const ServerOptions& options;
@@ -23,6 +24,7 @@ struct ServerParts {
   RequestIds& request_ids;
   OpenCalls& open_calls;
   Admission& tokenizer_admission;  // its own counts: tokenizing takes no place from generation
+  StreamWriter& stream_writer;
 };
 
 }  // namespace nibble

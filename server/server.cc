@@ -15,6 +15,7 @@
 #include "server/metrics_port.h"
 #include "server/open_calls.h"
 #include "server/services.h"
+#include "server/stream_writer.h"
 #include "server/watchdog.h"
 
 namespace nibble {
@@ -75,7 +76,8 @@ class LiveServer final : public Server {
                .state = state_,
                .request_ids = request_ids_,
                .open_calls = open_calls_,
-               .tokenizer_admission = tokenizer_admission_},
+               .tokenizer_admission = tokenizer_admission_,
+               .stream_writer = stream_writer_},
         health_(Health::Create()) {}
 
   ~LiveServer() override {
@@ -112,7 +114,8 @@ class LiveServer final : public Server {
   const std::unique_ptr<Metrics> metrics_;
   Admission admission_;
   Admission tokenizer_admission_;
-  ServingState state_;  // destroys the engine before the metrics it reports to
+  StreamWriter stream_writer_;  // the engine's sinks post to it to the last
+  ServingState state_;          // destroys the engine before the metrics it reports to
   RequestIds request_ids_;
   OpenCalls open_calls_;
   ServerParts parts_;

@@ -24,9 +24,11 @@ int64_t BytesOf(const Delta& delta) {
 }  // namespace
 
 StreamSink::StreamSink(StreamTransport* transport, Engine* engine,
-                       std::shared_ptr<CallRecord> record, const Clock& clock, Options options)
+                       std::shared_ptr<CallRecord> record, const Clock& clock, Post post,
+                       Options options)
     : record_(std::move(record)),
       clock_(clock),
+      post_(std::move(post)),
       options_(std::move(options)),
       call_(engine),
       transport_(transport),
@@ -44,7 +46,7 @@ void StreamSink::OnStarted(const Started& started) {
     wire->mutable_effective()->mutable_response()->set_delta_interval_tokens(
         options_.params.delta_interval_tokens);
   }
-  Pump();
+  PostIfIdle();
 }
 
 TokenSink::Room StreamSink::OnDelta(Delta delta) {
@@ -56,10 +58,10 @@ TokenSink::Room StreamSink::OnDelta(Delta delta) {
     AppendDelta(std::move(delta), delta_.mutable_delta());
     has_delta_ = true;
     delta_bytes_ += bytes;
-    full = delta_bytes_ >= options_.max_buffer_bytes && writing_;
+    full = delta_bytes_ >= options_.max_buffer_bytes && (writing_ || posted_);
     if (full) paused_ = true;
   }
-  Pump();
+  PostIfIdle();
   return full ? Room::kFull : Room::kReady;
 }
 
@@ -67,6 +69,24 @@ void StreamSink::OnFinished(const Outcome& outcome) {
   {
     MutexLock lock(mutex_);
     outcome_ = outcome;
+  }
+  PostIfIdle();
+}
+
+// A write in flight looks for more when it comes back.
+void StreamSink::PostIfIdle() {
+  {
+    MutexLock lock(mutex_);
+    const bool due = started_.has_value() || DeltaIsDue() || outcome_.has_value();
+    if (!due || writing_ || std::exchange(posted_, true)) return;
+  }
+  post_(shared_from_this());
+}
+
+void StreamSink::WritePosted() {
+  {
+    MutexLock lock(mutex_);
+    posted_ = false;
   }
   Pump();
 }

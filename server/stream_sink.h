@@ -1,4 +1,5 @@
-// The buffer between the engine thread, which never waits, and a client, which may. One message is
+// The buffer between the engine thread, which never waits, and a client, which may. The engine
+// thread does not write either: it posts the sink to whoever does (stream_writer.h). One message is
 // on the wire at a time; what the engine says meanwhile is merged into the next, so a slow client
 // gets fewer and larger deltas. What is buffered is bounded: past the bound OnDelta answers kFull,
 // and the sequence resumes when the buffer was handed over.
@@ -8,6 +9,7 @@
 // not before OnFinished.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,7 +36,9 @@ class StreamTransport {
   virtual void Abort() = 0;
 };
 
-class StreamSink final : public TokenSink, public OpenCall {
+class StreamSink final : public TokenSink,
+                         public OpenCall,
+                         public std::enable_shared_from_this<StreamSink> {
  public:
   struct Options {
     std::string model;
@@ -42,8 +46,12 @@ class StreamSink final : public TokenSink, public OpenCall {
     int64_t max_buffer_bytes = 64 << 10;
   };
 
+  // Sees to it that WritePosted is called, once for each time and soon. Never waits.
+  using Post = std::function<void(std::shared_ptr<StreamSink>)>;
+
+  // To be held by a std::shared_ptr.
   StreamSink(StreamTransport* transport, Engine* engine, std::shared_ptr<CallRecord> record,
-             const Clock& clock, Options options);
+             const Clock& clock, Post post, Options options);
 
   EngineCall& call() { return call_; }
 
@@ -51,6 +59,9 @@ class StreamSink final : public TokenSink, public OpenCall {
   void OnStarted(const Started& started) override;
   Room OnDelta(Delta delta) override;
   void OnFinished(const Outcome& outcome) override;
+
+  // Whoever it was posted to. Calls the transport.
+  void WritePosted();
 
   // The transport.
   void WriteDone(bool ok);  // not ok: the client left
@@ -71,6 +82,7 @@ class StreamSink final : public TokenSink, public OpenCall {
     WireStatus status;
   };
 
+  void PostIfIdle();
   void Pump();
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndAction(Action* action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -78,6 +90,7 @@ class StreamSink final : public TokenSink, public OpenCall {
 
   const std::shared_ptr<CallRecord> record_;
   const Clock& clock_;
+  const Post post_;
   const Options options_;
   EngineCall call_;
 
@@ -90,6 +103,7 @@ class StreamSink final : public TokenSink, public OpenCall {
   bool has_delta_ ABSL_GUARDED_BY(mutex_) = false;
   bool sent_delta_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Outcome> outcome_ ABSL_GUARDED_BY(mutex_);
+  bool posted_ ABSL_GUARDED_BY(mutex_) = false;  // WritePosted is on its way
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   bool client_left_ ABSL_GUARDED_BY(mutex_) = false;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/open_calls.h"
+#include "server/stream_writer.h"
 #include "tests/server/fake_engine.h"
 
 namespace nibble {
@@ -47,9 +48,15 @@ class StreamSinkTest : public ::testing::Test {
     record_ = std::make_shared<CallRecord>(parts_, "GenerateStream", "peer");
     sink_ = std::make_shared<StreamSink>(
         &transport_, &engine_, record_, clock_,
+        [this](std::shared_ptr<StreamSink> sink) { Posted(std::move(sink)); },
         StreamSink::Options{.model = "m",
                             .params = {.delta_interval_tokens = interval},
                             .max_buffer_bytes = max_bytes});
+  }
+  // Written at once, or when the test says so.
+  void Posted(std::shared_ptr<StreamSink> sink) {
+    if (!hold_posted_) return sink->WritePosted();
+    held_.push_back(std::move(sink));
   }
   void Start() { sink_->OnStarted({.id = 77, .prompt_tokens = 3}); }
   TokenSink::Room Say(const std::string& text, int32_t id = 1) {
@@ -83,12 +90,15 @@ class StreamSinkTest : public ::testing::Test {
   ServingState state_;
   RequestIds ids_;
   OpenCalls open_calls_;
-  ServerParts parts_{options_, clock_, *log_,       *metrics_, admission_,
-                     state_,   ids_,   open_calls_, admission_};
+  StreamWriter writer_;
+  ServerParts parts_{options_, clock_, *log_,       *metrics_,  admission_,
+                     state_,   ids_,   open_calls_, admission_, writer_};
   FakeEngine engine_{clock_, {}};
   FakeTransport transport_;
   std::shared_ptr<CallRecord> record_;
   std::shared_ptr<StreamSink> sink_;
+  bool hold_posted_ = false;
+  std::vector<std::shared_ptr<StreamSink>> held_;
 };
 
 TEST_F(StreamSinkTest, WhatComesDuringAWriteIsMergedIntoTheNext) {
@@ -152,15 +162,50 @@ TEST_F(StreamSinkTest, ABufferThatCanBeSentAtOnceIsNotFull) {
   EXPECT_TRUE(transport_.writing);
 }
 
+// However much is said before the writer comes to it.
+TEST_F(StreamSinkTest, IsPostedOnceUntilItIsWritten) {
+  hold_posted_ = true;
+  Start();
+  EXPECT_EQ(Say("a"), TokenSink::Room::kReady);
+  Say("b");
+  ASSERT_EQ(held_.size(), 1u);
+  EXPECT_TRUE(transport_.written.empty()) << "the engine's thread does not write";
+  held_[0]->WritePosted();
+  Say("c");
+  EXPECT_EQ(held_.size(), 1u) << "a write is in flight and looks for more when it comes back";
+  Written();
+  ASSERT_EQ(transport_.written.size(), 2u);
+  EXPECT_EQ(transport_.written[1].delta().text(), "abc");
+  Written();
+  FinishWell();
+  ASSERT_EQ(held_.size(), 2u);
+  EXPECT_EQ(transport_.ends, 0);
+  held_[1]->WritePosted();
+  EXPECT_EQ(transport_.ends, 1);
+}
+
+TEST_F(StreamSinkTest, ABufferThatWaitsForTheWriterIsFullAtItsBoundToo) {
+  Start();
+  Written();
+  hold_posted_ = true;
+  EXPECT_EQ(Say(std::string(50, 'x')), TokenSink::Room::kReady);
+  EXPECT_EQ(Say(std::string(50, 'x')), TokenSink::Room::kFull);
+  ASSERT_EQ(held_.size(), 1u);
+  held_[0]->WritePosted();
+  EXPECT_EQ(transport_.written.back().delta().text().size(), 100u);
+}
+
 TEST_F(StreamSinkTest, TheIntervalHoldsBackUntilEnoughTokensOrTheEnd) {
   Make(/*interval=*/3);
   Start();
   Written();
   Say("a");  // the first goes at once
   Written();
+  hold_posted_ = true;
   Say("b");
   Say("c");
-  EXPECT_FALSE(transport_.writing);
+  EXPECT_TRUE(held_.empty()) << "nor is anybody woken for them";
+  hold_posted_ = false;
   Say("d");
   ASSERT_TRUE(transport_.writing);
   EXPECT_EQ(transport_.written.back().delta().text(), "bcd");
@@ -255,6 +300,31 @@ TEST_F(StreamSinkTest, TheTicketGoesBackInTwoSteps) {
   EXPECT_EQ(admission_.counts().open_requests, 0);
 }
 
+TEST_F(StreamSinkTest, TheWritersEndWritesWhatWasPosted) {
+  for (int round = 0; round < 50; ++round) {
+    std::vector<FakeTransport> transports(8);
+    std::vector<std::shared_ptr<StreamSink>> sinks;
+    {
+      StreamWriter writer;
+      for (FakeTransport& transport : transports) {
+        auto record = std::make_shared<CallRecord>(parts_, "GenerateStream", "peer");
+        sinks.push_back(std::make_shared<StreamSink>(
+            &transport, &engine_, record, clock_,
+            [&writer](std::shared_ptr<StreamSink> sink) { writer.Post(std::move(sink)); },
+            StreamSink::Options{}));
+        Outcome outcome;
+        outcome.status = absl::CancelledError("x");
+        sinks.back()->OnFinished(outcome);
+      }
+    }
+    for (const FakeTransport& transport : transports) EXPECT_EQ(transport.ends, 1);
+    for (const auto& sink : sinks) {
+      EXPECT_EQ(sink.use_count(), 1) << "the writer keeps none";
+      sink->Detach();
+    }
+  }
+}
+
 // The engine speaks, the transport's writes come back and the client leaves, all at the same time.
 TEST_F(StreamSinkTest, RacesEndExactlyOnce) {
   // Completes writes on a thread of its own.
@@ -269,8 +339,10 @@ TEST_F(StreamSinkTest, RacesEndExactlyOnce) {
   for (int round = 0; round < 200; ++round) {
     Threaded transport;
     auto record = std::make_shared<CallRecord>(parts_, "GenerateStream", "peer");
-    auto sink =
-        std::make_shared<StreamSink>(&transport, &engine_, record, clock_, StreamSink::Options{});
+    auto sink = std::make_shared<StreamSink>(
+        &transport, &engine_, record, clock_,
+        [this](std::shared_ptr<StreamSink> posted) { writer_.Post(std::move(posted)); },
+        StreamSink::Options{});
     std::thread engine([&] {
       sink->OnStarted({.id = 1});
       for (int i = 0; i < 20; ++i) {
