@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cli/bench_report.h"
+#include "cli/bench_requests.h"
 #include "cli/local_model.h"
 #include "cli/progress.h"
 #include "engine/base/status_macros.h"
@@ -51,6 +52,19 @@ std::vector<std::string> TypesToRun(const BenchFlags& flags) {
   return absl::StrSplit(flags.kv_cache_type, ',');
 }
 
+absl::Status ValidateRequests(const BenchFlags& flags) {
+  if (!flags.context.empty() || !flags.compare.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--requests: found ", flags.context.empty() ? "--compare" : "--context",
+                     " too, which is of the tests without it"));
+  }
+  if (ShapeOf(flags).prompt_tokens == 0 || flags.generate_tokens == 0) {
+    return absl::InvalidArgumentError(
+        "--requests: needed --prompt-tokens and --generate-tokens above 0, the longest of them");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Validate(const BenchFlags& flags) {
   constexpr int32_t kMaxTokens = 1 << 20, kMaxThreads = 256;
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(flags.model.model));
@@ -64,6 +78,7 @@ absl::Status Validate(const BenchFlags& flags) {
     RunnerOptions unused;
     NIBBLE_RETURN_IF_ERROR(SetKvCacheType(name, unused));
   }
+  if (flags.requests > 0) return ValidateRequests(flags);
   if (ShapeOf(flags).prompt_tokens == 0) {
     return absl::InvalidArgumentError("--prompt-tokens 0: needed a --context to decode at");
   }
@@ -116,6 +131,7 @@ struct Run {
   std::vector<MachinePeaks> peaks;
   Json model;
   std::vector<BenchResult> results;
+  std::vector<RequestsResult> requests;
 };
 
 Progress Bar(const Io& io, const std::string& what) {
@@ -123,31 +139,17 @@ Progress Bar(const Io& io, const std::string& what) {
                   [&io](const std::string& line) { io.err << line << std::endl; });
 }
 
-absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
-                          const std::string& kv_cache_type, const Io& io, Run& run) {
-  const SteadyClock clock;
-  ModelFlags model_flags = flags.model;
-  model_flags.cpu.num_threads = threads;
-  NIBBLE_RETURN_IF_ERROR(SetKvCacheType(kv_cache_type, model_flags.runner));
-  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(model_flags, {}));
-  NIBBLE_ASSIGN_OR_RETURN(const RunnerOptions options,
-                          RunnerFor(flags, kv_cache_type, model.config));
-  {
-    Progress bar = Bar(io, "loading");
-    LoadEvents events;
-    events.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
-    NIBBLE_RETURN_IF_ERROR(LoadWeights(model, options, events));
-  }
+// The tests of one setting, into `run`.
+absl::Status BenchTests(const BenchFlags& flags, const std::string& kv_cache_type,
+                        const CpuOptions& cpu, LocalModel& model, const Clock& clock, const Io& io,
+                        Run& run) {
   const DeviceInfo device = model.backend->Info();
-  if (run.results.empty()) run.device = device;
-  const int64_t kv_bytes = KvBytesPerToken(model.config, options.kv_cache_type);
-  run.model = ModelJson(flags, model, kv_bytes);
   const bool measured = !run.peaks.empty() && run.peaks.back().num_threads == device.num_threads;
   // What the machine can do at most is known of its CPU only.
   const bool roofline = !flags.no_roofline && device.name == "cpu";
   if (roofline && !measured) {
     NIBBLE_ASSIGN_OR_RETURN(const MachinePeaks peaks,
-                            MeasurePeaks(model_flags.cpu, model.runner->bytes().weights, [&clock] {
+                            MeasurePeaks(cpu, model.runner->bytes().weights, [&clock] {
                               return Seconds(clock.Now().time_since_epoch());
                             }));
     run.peaks.push_back(peaks);
@@ -165,10 +167,74 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
     result.kv_cache_type = kv_cache_type;
   }
   if (roofline) {
-    AddRooflines(model, kv_bytes, run.peaks.back(), flags.model.cpu.activations, results);
+    AddRooflines(model, run.model["kv_bytes_per_token"].get<int64_t>(), run.peaks.back(),
+                 cpu.activations, results);
   }
   run.results.insert(run.results.end(), results.begin(), results.end());
   return absl::OkStatus();
+}
+
+// The same for --requests. Takes the model's runner and tokenizer.
+absl::Status BenchEngine(const BenchFlags& flags, const std::string& kv_cache_type,
+                         LocalModel& model, const Clock& clock, const Io& io, Run& run) {
+  const DeviceInfo device = model.backend->Info();
+  const SequencesShape shape = ShapeOf(flags);
+  EngineOptions options;
+  options.max_running = shape.num_sequences;
+  options.max_batch_tokens = model.runner->limits().max_batch_tokens;
+  options.prefix_cache = false;
+  EngineParts parts;
+  parts.runner = std::move(model.runner);
+  parts.tokenizer = std::move(model.tokenizer);
+  parts.clock = &clock;
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                          Engine::Create(std::move(parts), options));
+  Progress bar = Bar(
+      io, absl::StrCat("requests, ", device.num_threads, " threads, ", kv_cache_type, " cache"));
+  NIBBLE_ASSIGN_OR_RETURN(
+      std::vector<RequestsResult> results,
+      BenchRequests(*engine,
+                    DrawLengths(flags.requests, shape.prompt_tokens, shape.generate_tokens),
+                    flags.batch, flags.repeat, clock,
+                    [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
+  for (RequestsResult& result : results) {
+    result.threads = device.num_threads;
+    result.kv_cache_type = kv_cache_type;
+    run.requests.push_back(std::move(result));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
+                          const std::string& kv_cache_type, const Io& io, Run& run) {
+  const SteadyClock clock;
+  ModelFlags model_flags = flags.model;
+  model_flags.cpu.num_threads = threads;
+  NIBBLE_RETURN_IF_ERROR(SetKvCacheType(kv_cache_type, model_flags.runner));
+  NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(model_flags, {}));
+  NIBBLE_ASSIGN_OR_RETURN(const RunnerOptions options,
+                          RunnerFor(flags, kv_cache_type, model.config));
+  {
+    Progress bar = Bar(io, "loading");
+    LoadEvents events;
+    events.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
+    NIBBLE_RETURN_IF_ERROR(LoadWeights(model, options, events));
+  }
+  if (run.model.is_null()) run.device = model.backend->Info();
+  run.model = ModelJson(flags, model, KvBytesPerToken(model.config, options.kv_cache_type));
+  return flags.requests > 0
+             ? BenchEngine(flags, kv_cache_type, model, clock, io, run)
+             : BenchTests(flags, kv_cache_type, model_flags.cpu, model, clock, io, run);
+}
+
+void PrintEngineRun(const BenchFlags& flags, const Json& machine, const Run& run, const Io& io) {
+  if (flags.output == OutputFormat::kJson) {
+    const Json json = {
+        {"machine", machine}, {"model", run.model}, {"requests", RequestsJson(run.requests)}};
+    io.out << json.dump(2) << std::endl;
+  } else {
+    PrintRequests(flags.requests, run.requests, io.out);
+  }
 }
 
 absl::Status BenchAll(const BenchFlags& flags, const Json& earlier, const Io& io) {
@@ -179,6 +245,10 @@ absl::Status BenchAll(const BenchFlags& flags, const Json& earlier, const Io& io
     }
   }
   const Json machine = BenchMachineJson(run.device, run.peaks);
+  if (flags.requests > 0) {
+    PrintEngineRun(flags, machine, run, io);
+    return absl::OkStatus();
+  }
   Json json = BenchJson(machine, run.model, run.results);
   const Json comparison = earlier.is_null() ? Json() : CompareBench(json, earlier);
   if (flags.output == OutputFormat::kJson) {
@@ -206,6 +276,12 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
       ->default_str("0");
   flags.Add("--kv-cache-type", bench.kv_cache_type, "Types of the KV cache: f16, bf16, int8, fp8");
   flags.Add("--repeat", bench.repeat, "Times every test is run")->check(CLI::Range(1, 1000));
+  flags
+      .Add("--requests", bench.requests,
+           "Instead: N requests of mixed lengths, up to --prompt-tokens and --generate-tokens, "
+           "through the engine, --batch at a time, batched continuously and statically")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 16));
   AddDeviceFlag(flags, bench.model);
   AddArithmeticFlags(flags, bench.model);
   flags.Add("--block-size", bench.model.runner.block_size, "Tokens in one block of the cache")

@@ -7,6 +7,7 @@
 //             the cache of each (filled before, untimed); without --context, from --prompt-tokens
 // Tests are interleaved --repeat times, so that a machine that gets slower does so for all of them.
 // Thread counts and types of cache come one after the other: each loads the model anew.
+// With --requests neither is run, but what bench_requests.h describes.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +38,7 @@ struct BenchFlags {
   std::vector<int32_t> threads = {0};
   std::string kv_cache_type = "f16";  // one or more, separated by commas
   int32_t repeat = 5;
+  int32_t requests = 0;  // 0: the two tests
   bool no_roofline = false;
   std::string compare;  // an earlier run's JSON; empty: none
   OutputFormat output = OutputFormat::kText;
