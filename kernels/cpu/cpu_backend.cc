@@ -2,13 +2,11 @@
 // over the pool.
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,8 +19,10 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/matrix_packer.h"
+#include "kernels/cpu/memory_limit.h"
 #include "kernels/cpu/numa.h"
 #include "kernels/cpu/packed_bytes.h"
+#include "kernels/cpu/planned_bytes.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/thread_pool.h"
@@ -54,19 +54,6 @@ const cpu::RowKernels& KernelsFor(CpuIsa isa) {
   return cpu::kScalarRowKernels;
 }
 
-int64_t TotalMemory() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
-
-// What the kernel says it could still give without swapping; all of the memory where it does not
-// say.
-int64_t FreeMemory() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key, rest; meminfo >> key; std::getline(meminfo, rest)) {
-    int64_t kib = 0;
-    if (key == "MemAvailable:" && meminfo >> kib) return kib * 1024;
-  }
-  return TotalMemory();
-}
-
 class CpuBackend : public Backend {
  public:
   CpuBackend(IsaChoice isa, CpuActivations activations, int32_t num_threads,
@@ -87,13 +74,16 @@ class CpuBackend : public Backend {
     info.why = isa_.why;
     info.num_threads = pool_.size();
     info.num_numa_nodes = placement_.num_nodes();
-    info.memory_bytes = TotalMemory();
-    info.memory_free_bytes = FreeMemory();
+    const MemoryLimit memory = UsableMemory();
+    info.memory_bytes = memory.total;
+    info.memory_free_bytes = memory.free;
     return info;
   }
   DType activation_dtype() const override { return DType::kF32; }
 
-  absl::Status CheckPlan(const MemoryPlan&) override { return absl::OkStatus(); }
+  absl::Status CheckPlan(const MemoryPlan& plan) override {
+    return cpu::CheckMemoryPlan(plan, UsableMemory().free);
+  }
   absl::Status CheckAttention(const KvLayer&, int32_t, int32_t) override {
     return absl::OkStatus();
   }
@@ -102,7 +92,7 @@ class CpuBackend : public Backend {
   absl::StatusOr<DeviceBuffer> Allocate(int64_t size_bytes, absl::string_view what) override {
     NIBBLE_CHECK(size_bytes >= 0);
     const size_t length = std::max<int64_t>(size_bytes, 1);
-    const int64_t free_bytes = FreeMemory();
+    const int64_t free_bytes = UsableMemory().free;
     void* data = MAP_FAILED;
     if (size_bytes <= free_bytes) {
       data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -61,6 +61,15 @@ TEST(BackendTest, TooMuchMemoryIsNamedWithBothSizes) {
   EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("1125899906842624"));
 }
 
+TEST(BackendTest, APlanThatCannotFitIsRefused) {
+  MemoryPlan plan;
+  plan.weights = 1000;
+  EXPECT_TRUE(MakeBackend(CpuIsa::kAuto, 1)->CheckPlan(plan).ok());
+  plan.kv_cache = int64_t{1} << 60;
+  const absl::Status status = MakeBackend(CpuIsa::kAuto, 1)->CheckPlan(plan);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+}
+
 TEST(BackendTest, CopiesThereAndBack) {
   auto backend = MakeBackend(CpuIsa::kAuto, 1);
   const DeviceBuffer buffer = backend->Allocate(12, "a test").value();
