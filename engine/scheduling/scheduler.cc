@@ -18,6 +18,10 @@ bool CheaperToPreempt(const Sequence* a, const Sequence* b) {
   return cost(a) != cost(b) ? cost(a) < cost(b) : a->id > b->id;
 }
 
+// Blocks a newcomer must leave free beside `growing` unpaused running sequences: one for each of
+// them and one for itself. Alone it takes the whole cache.
+int32_t ReserveBeside(int32_t growing) { return growing > 0 ? growing + 1 : 0; }
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
@@ -171,15 +175,17 @@ bool Scheduler::HasRoom(int32_t fresh) const {
   if (static_cast<int32_t>(running_.size()) >= options_.max_running) return false;
   int32_t growing = 0;
   for (const Sequence* sequence : running_) growing += sequence->paused ? 0 : 1;
-  const int32_t reserve = growing > 0 ? growing + 1 : 0;
-  return allocator_.num_available() >= fresh + reserve;
+  return allocator_.num_available() >= fresh + ReserveBeside(growing);
 }
 
 // Room for `fresh` more blocks, by displacing others where that is allowed and helps.
 bool Scheduler::MakeRoom(Sequence& sequence, int32_t fresh, Plan& plan) {
   if (HasRoom(fresh)) return true;
   const std::vector<Sequence*> victims = Displaceable(sequence);
-  if (allocator_.num_available() + BlocksOnlyOf(victims) < fresh) return false;
+  // All paused ones are among the victims, so who stays grows.
+  const auto stay = static_cast<int32_t>(running_.size() - victims.size());
+  const int32_t most = allocator_.num_available() + BlocksOnlyOf(victims);
+  if (most < fresh + ReserveBeside(stay)) return false;
   for (Sequence* victim : victims) {
     Preempt(*victim, plan);
     if (HasRoom(fresh)) return true;

@@ -242,6 +242,18 @@ TEST_F(SchedulerTest, DisplacesNobodyWhenThatWouldNotHelp) {
   EXPECT_THAT(plan_.preempted, IsEmpty());
 }
 
+// One was displaced for a newcomer that its blocks let in only without the reserve: neither ran.
+TEST_F(SchedulerTest, DisplacesNobodyWhenTheReserveWouldStillKeepTheNewcomerOut) {
+  Make({.max_running = 4, .max_batch_tokens = 64, .block_size = 4, .num_blocks = 10});
+  const RequestId equal = Add({.prompt = 4, .priority = 3});
+  const RequestId low = Add({.prompt = 12});
+  Step();
+  Step();                              // equal holds 2 blocks, low 4; 4 are free
+  Add({.prompt = 28, .priority = 3});  // needs 7 and 2 in reserve: with low's there are 8
+  EXPECT_EQ(Step(), (Rows{{equal, 1}, {low, 1}}));
+  EXPECT_THAT(plan_.preempted, IsEmpty());
+}
+
 TEST_F(SchedulerTest, OneTooLongForTheWholeCacheIsExhaustedAlone) {
   Make({.max_running = 4, .max_batch_tokens = 16, .block_size = 4, .num_blocks = 4});
   const RequestId greedy = Add({.prompt = 14, .max_tokens = 100});
