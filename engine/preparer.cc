@@ -81,7 +81,9 @@ absl::StatusOr<std::vector<int32_t>> Preparer::TokenizeChat(const ChatPrompt& pr
     return FieldError("chat", "the model has no chat template; send text or token_ids");
   }
   size_t num_bytes = 0;
-  for (const ChatMessage& message : prompt.messages) num_bytes += message.content.size();
+  for (const ChatMessage& message : prompt.messages) {
+    num_bytes += message.role.size() + message.content.size();
+  }
   NIBBLE_RETURN_IF_ERROR(CheckBytes("chat", num_bytes));
   absl::StatusOr<RenderedChat> rendered =
       chat_template_->Apply(prompt.messages, /*add_generation_prompt=*/true, special_tokens_);

@@ -100,6 +100,16 @@ TEST_F(PreparerTest, AHugeTextIsRefusedBeforeItIsTokenized) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("bytes"));
 }
 
+// A template writes out the role as well.
+TEST_F(PreparerTest, AHugeRoleIsRefusedAsAHugeContentIs) {
+  const std::string huge(10 << 20, 'a');
+  for (const ChatMessage& message : {ChatMessage{huge, "x"}, ChatMessage{"user", huge}}) {
+    const absl::Status status = Prepare(ChatPrompt{{message}}).status();
+    EXPECT_EQ(FieldOf(status), "chat");
+    EXPECT_THAT(std::string(status.message()), HasSubstr("bytes"));
+  }
+}
+
 TEST_F(PreparerTest, MissingMaxTokensMeansTheRestOfTheContext) {
   const auto prepared = Prepare(TokenPrompt{{'a', 'b'}});
   EXPECT_EQ(prepared->params.stopping.max_tokens, 30);
