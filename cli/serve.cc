@@ -1,6 +1,7 @@
 #include "cli/serve.h"
 
 #include <algorithm>
+#include <csignal>
 #include <functional>
 #include <map>
 #include <memory>
@@ -157,6 +158,9 @@ int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, cons
     return kExitOk;
   }
   if (const absl::Status status = Validate(flags); !status.ok()) return WrongUsage(io, status);
+  // Whoever read the log may leave first (`2>&1 | tee`, and Ctrl-C reaches both): a line that
+  // cannot be written is lost, the calls are not.
+  std::signal(SIGPIPE, SIG_IGN);
   Shutdown shutdown;
   // The signals are blocked before any other thread starts, the log's included.
   const SignalWaiter signals([&shutdown](int signal) { shutdown.Hear(signal); });

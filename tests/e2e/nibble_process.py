@@ -43,7 +43,10 @@ def run(binary, *args, stdin=None, timeout=180, env=None):
 
 
 class NibbleServer:
-    """`nibble serve`, its ports and its log. `flags` may override the small defaults below."""
+    """`nibble serve`, its ports and its log. `flags` may override the small defaults below.
+
+    With `stderr=subprocess.PIPE` the log is `process.stderr`, and log() is empty.
+    """
 
     DEFAULTS = {
         "--threads": "2",
@@ -54,7 +57,7 @@ class NibbleServer:
         "--admin-listen": "127.0.0.1:0",
     }
 
-    def __init__(self, binary, model, folder, **flags):
+    def __init__(self, binary, model, folder, stderr=subprocess.STDOUT, **flags):
         folder = pathlib.Path(folder)
         self.port_file, self.log_path = folder / "ports.json", folder / "log.jsonl"
         chosen = {**self.DEFAULTS, **{"--" + k.replace("_", "-"): str(v) for k, v in flags.items()}}
@@ -62,7 +65,7 @@ class NibbleServer:
         command += [f"{k}={v}" for k, v in chosen.items()]
         self._log = open(self.log_path, "wb")
         self.process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, env=clean_environment()
+            command, stdout=self._log, stderr=stderr, env=clean_environment()
         )
         try:
             wait_until(self._has_ports, "port file", START_SECONDS)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import signal
+import subprocess
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -78,6 +79,18 @@ def test_a_second_sigterm_exits_at_once(serve):
         wait_draining(client)
         server.terminate()
         assert server.wait(20) in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_whoever_reads_the_log_may_leave_first(serve):
+    """The next line raised SIGPIPE, which ended the process and every call."""
+    server = serve(stderr=subprocess.PIPE)
+    server.process.stderr.close()  # as `serve 2>&1 | tee` once Ctrl-C has ended tee
+    with Client(server.target) as client:
+        streams = start_streams(client, 2, {"max_tokens": 40, "ignore_eos": True})
+        client.generate("A call that ends is a line", stopping={"max_tokens": 1})
+        server.terminate()
+        assert [len(s.result(timeout=60).token_ids) for s in streams] == [40, 40]
+    assert server.wait() == 0
 
 
 def test_sigint_of_an_idle_server_exits_0(serve):
