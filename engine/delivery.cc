@@ -1,16 +1,30 @@
 #include "engine/delivery.h"
 
+#include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 
 namespace nibble {
+namespace {
+
+// Whether the completion's text goes on with that of the prompt, which may have none (BOS alone).
+bool ContinuesPrompt(const Tokenizer& tokenizer, const Sequence& sequence) {
+  const GenerateRequest& params = sequence.params;
+  if (std::holds_alternative<ChatPrompt>(params.prompt) && !params.response.echo) return false;
+  return std::any_of(sequence.tokens.begin(), sequence.tokens.end(),
+                     [&](int32_t id) { return !tokenizer.TokenBytes(id).empty(); });
+}
+
+}  // namespace
 
 Delivery::Delivery(std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer,
-                   const StoppingParams& stopping)
+                   const Sequence& sequence)
     : sink_(std::move(sink)),
       tokenizer_(&tokenizer),
-      text_(tokenizer, stopping.stop, stopping.include_stop) {}
+      text_(tokenizer, sequence.params.stopping.stop, sequence.params.stopping.include_stop,
+            ContinuesPrompt(tokenizer, sequence)) {}
 
 void Delivery::Start(const Sequence& sequence) {
   sink_->OnStarted({sequence.id, sequence.prompt_length, sequence.cached_tokens, sequence.params});

@@ -18,9 +18,10 @@ namespace nibble {
 
 class Delivery {
  public:
-  // `tokenizer` must outlive this.
-  Delivery(std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer,
-           const StoppingParams& stopping);
+  // `tokenizer` must outlive this. The completion of a text, and any that comes after its echo, is
+  // what follows the prompt in one text, its first space included; the answer to a chat is a text
+  // of its own. `sequence` has nothing generated yet.
+  Delivery(std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer, const Sequence& sequence);
 
   void Start(const Sequence& sequence);
   // Keeps them for the first delta, after an absent one for position 0.

@@ -189,8 +189,8 @@ void EngineLoop::Apply(Submission submission) {
   const absl::Span<const int32_t> end_ids = parts_.tokenizer->end_of_generation_ids();
   auto sequence = std::make_unique<Sequence>(submission.id, std::move(submission.request), end_ids,
                                              submission.submitted);
-  deliveries_.emplace(submission.id, Delivery(std::move(submission.sink), *parts_.tokenizer,
-                                              sequence->params.stopping));
+  deliveries_.emplace(submission.id,
+                      Delivery(std::move(submission.sink), *parts_.tokenizer, *sequence));
   scheduler_.Add(std::move(sequence));
 }
 

@@ -1,6 +1,7 @@
 #include "engine/preparer.h"
 
 #include <algorithm>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/hash.h"
@@ -41,7 +42,7 @@ absl::StatusOr<PreparedRequest> Preparer::Prepare(GenerateRequest request) const
   const std::string field(FieldOf(request.prompt));
   PreparedRequest prepared;
   NIBBLE_ASSIGN_OR_RETURN(prepared.prompt_ids, Tokenize(std::move(request.prompt)));
-  request.prompt = TextPrompt{};
+  std::visit([](auto& prompt) { prompt = {}; }, request.prompt);
   std::optional<int32_t>& max_tokens = request.stopping.max_tokens;
   NIBBLE_RETURN_IF_ERROR(CheckFits(field, prepared.prompt_ids.size(), max_tokens.value_or(1) > 0));
   if (!max_tokens) {

@@ -22,8 +22,8 @@ class Preparer {
   Preparer(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
            const RunnerLimits& limits, uint64_t seed);
 
-  // As Engine::Prepare. A text that could not fit however it is tokenized is refused before it is
-  // tokenized.
+  // As Engine::Prepare. Of the prompt, params keep the kind: Delivery asks for it. A text that
+  // could not fit however it is tokenized is refused before it is tokenized.
   absl::StatusOr<PreparedRequest> Prepare(GenerateRequest request) const;
 
  private:

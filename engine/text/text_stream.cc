@@ -7,8 +7,9 @@
 
 namespace nibble {
 
-TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop, bool include_stop)
-    : tokenizer_(&tokenizer), include_stop_(include_stop) {
+TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop, bool include_stop,
+                       bool continues)
+    : tokenizer_(&tokenizer), include_stop_(include_stop), first_(!continues) {
   for (std::string& text : stop) {
     Matcher matcher;
     matcher.border.assign(text.size(), 0);

@@ -2,6 +2,9 @@
 // character and anything that may become a stop string, so neither a broken character nor part of a
 // stop string is ever delivered.
 //
+// Where the model's tokenizer says so, the first piece of a text loses its leading space (the
+// SentencePiece rule); a stream that goes on with a text has no such piece.
+//
 // The text is that of the joined bytes: how they are cut into tokens changes when text is
 // delivered, never which. One engine thread owns a stream. A token costs time in proportion to its
 // own bytes times the number of stop strings.
@@ -19,8 +22,10 @@ namespace nibble {
 class TextStream {
  public:
   // `tokenizer` must outlive the stream. With `include_stop` a matched stop string is delivered as
-  // well. An empty stop string never matches.
-  TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop, bool include_stop);
+  // well. An empty stop string never matches. `continues`: text came before, which is not of this
+  // stream.
+  TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop, bool include_stop,
+             bool continues = false);
 
   struct Step {
     std::string text;         // new, deliverable
@@ -51,7 +56,7 @@ class TextStream {
   const Tokenizer* tokenizer_;
   std::vector<Matcher> matchers_;
   bool include_stop_;
-  bool first_ = true;
+  bool first_;  // no piece of the text has come yet
   bool over_ = false;
   std::string held_;    // whole characters that may be a stop string's beginning
   std::string broken_;  // at most 3 bytes of a character that is not complete

@@ -17,11 +17,11 @@ constexpr int32_t kContext = 64;
 class DeliveryTest : public ::testing::Test {
  protected:
   void Begin(const GenerateRequest& params, absl::string_view prompt = "in") {
-    PreparedRequest request{params, *tokenizer_.Encode(prompt, {})};
+    PreparedRequest request{params, *tokenizer().Encode(prompt, {.add_special = add_special_})};
     if (!request.params.stopping.max_tokens) request.params.stopping.max_tokens = 32;
     sequence_ =
-        std::make_unique<Sequence>(1, request, tokenizer_.end_of_generation_ids(), Instant{});
-    delivery_ = std::make_unique<Delivery>(sink_, tokenizer_, request.params.stopping);
+        std::make_unique<Sequence>(1, request, tokenizer().end_of_generation_ids(), Instant{});
+    delivery_ = std::make_unique<Delivery>(sink_, tokenizer(), *sequence_);
     delivery_->Start(*sequence_);
   }
   std::optional<Ending> Add(int32_t id) {
@@ -38,7 +38,10 @@ class DeliveryTest : public ::testing::Test {
     return ending;
   }
 
+  virtual const Tokenizer& tokenizer() const { return tokenizer_; }
+
   FakeTokenizer tokenizer_;
+  bool add_special_ = false;
   std::shared_ptr<RecordingSink> sink_ = std::make_shared<RecordingSink>();
   std::unique_ptr<Sequence> sequence_;
   std::unique_ptr<Delivery> delivery_;
@@ -125,6 +128,49 @@ TEST_F(DeliveryTest, EchoComesOnceAndFirst) {
   Say("ab");
   EXPECT_EQ(sink_->deltas()[0].text, "prompt a");
   EXPECT_EQ(sink_->text(), "prompt ab");
+}
+
+// Of a model whose texts lose their first space, as SentencePiece's do. The answer to "The capital
+// of France is" began with "Paris", so that the two together read "isParis".
+class FirstSpaceTest : public DeliveryTest {
+ protected:
+  const Tokenizer& tokenizer() const override { return strips_; }
+  std::string TextOfAll() const { return *strips_.Decode(sequence_->tokens, false); }
+
+  FakeTokenizer strips_{/*strips_first_space=*/true};
+};
+
+TEST_F(FirstSpaceTest, EchoAndCompletionAreTheTextOfAllTokens) {
+  GenerateRequest params;
+  params.response.echo = true;
+  for (const Prompt& kind : {Prompt(TextPrompt{}), Prompt(TokenPrompt{}), Prompt(ChatPrompt{})}) {
+    sink_ = std::make_shared<RecordingSink>();
+    params.prompt = kind;
+    Begin(params, " is");
+    Say(" Paris");
+    EXPECT_EQ(sink_->text(), "is Paris") << "kind " << kind.index();
+    EXPECT_EQ(sink_->text(), TextOfAll());
+  }
+}
+
+TEST_F(FirstSpaceTest, ACompletionKeepsItsSpaceAndAnAnswerToAChatDoesNot) {
+  GenerateRequest params;
+  Begin(params, "is");
+  Say(" Paris");
+  EXPECT_EQ(sink_->text(), " Paris");
+  sink_ = std::make_shared<RecordingSink>();
+  params.prompt = ChatPrompt{};
+  Begin(params, "is");
+  Say(" Paris");
+  EXPECT_EQ(sink_->text(), "Paris");
+}
+
+TEST_F(FirstSpaceTest, AfterAPromptWithoutTextTheCompletionIsTheBeginning) {
+  add_special_ = true;
+  Begin({}, "");
+  Say(" Paris");
+  EXPECT_EQ(sink_->text(), "Paris");
+  EXPECT_EQ(sink_->text(), TextOfAll());
 }
 
 TEST_F(DeliveryTest, PromptLogprobsComeTogetherInTheFirstDeltaAfterAnAbsentOne) {

@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr RunnerLimits kLimits{
     /*vocab_size=*/260, /*max_context=*/32,      /*block_size=*/4,
@@ -48,6 +49,15 @@ TEST_F(PreparerTest, TextGetsTheBeginningTokenAndNoOtherControlToken) {
   const auto prepared = Prepare(TextPrompt{"</s>"});
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   EXPECT_THAT(prepared->prompt_ids, ElementsAre(FakeTokenizer::kBos, '<', '/', 's', '>'));
+}
+
+TEST_F(PreparerTest, OfThePromptOnlyItsKindIsKept) {
+  const auto text = Prepare(TextPrompt{"a"});
+  EXPECT_EQ(std::get<TextPrompt>(text->params.prompt).text, "");
+  const auto ids = Prepare(TokenPrompt{{'a'}});
+  EXPECT_THAT(std::get<TokenPrompt>(ids->params.prompt).ids, IsEmpty());
+  const auto chat = Prepare(ChatPrompt{{{"user", "a"}}});
+  EXPECT_THAT(std::get<ChatPrompt>(chat->params.prompt).messages, IsEmpty());
 }
 
 TEST_F(PreparerTest, TokenIdsAreUsedAsTheyAre) {

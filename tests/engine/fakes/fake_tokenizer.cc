@@ -1,5 +1,7 @@
 #include "tests/engine/fakes/fake_tokenizer.h"
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -7,7 +9,7 @@
 
 namespace nibble {
 
-FakeTokenizer::FakeTokenizer() {
+FakeTokenizer::FakeTokenizer(bool strips_first_space) : strips_first_space_(strips_first_space) {
   for (int b = 0; b < 256; ++b) tokens_.emplace_back(1, static_cast<char>(b));
   for (const char* special : {"<s>", "</s>", "<|end|>", "<|user|>"}) tokens_.emplace_back(special);
 }
@@ -47,8 +49,10 @@ absl::string_view FakeTokenizer::TokenBytes(int32_t id, bool with_special) const
 absl::StatusOr<std::string> FakeTokenizer::Decode(absl::Span<const int32_t> ids,
                                                   bool with_special) const {
   std::string text;
+  bool is_first = strips_first_space_;
   for (int32_t id : ids) {
     if (id < 0 || id >= kVocabSize) return absl::OutOfRangeError(absl::StrCat("token id ", id));
+    if (!IsSpecial(id) && std::exchange(is_first, false) && id == ' ') continue;
     absl::StrAppend(&text, TokenBytes(id, with_special));
   }
   return text;

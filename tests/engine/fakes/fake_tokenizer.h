@@ -22,7 +22,7 @@ class FakeTokenizer final : public Tokenizer {
   static constexpr int32_t kUser = 259;
   static constexpr int32_t kVocabSize = 260;
 
-  FakeTokenizer();
+  explicit FakeTokenizer(bool strips_first_space = false);
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               EncodeOptions options) const override;
@@ -37,9 +37,10 @@ class FakeTokenizer final : public Tokenizer {
   int32_t eos_id() const override { return kEos; }
   absl::Span<const int32_t> end_of_generation_ids() const override { return end_ids_; }
   bool IsSpecial(int32_t id) const override { return id >= kBos; }
-  bool strips_first_space() const override { return false; }
+  bool strips_first_space() const override { return strips_first_space_; }
 
  private:
+  const bool strips_first_space_;
   std::vector<std::string> tokens_;
   std::vector<int32_t> end_ids_ = {kEos, kEnd};
 };

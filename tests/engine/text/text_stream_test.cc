@@ -186,6 +186,12 @@ TEST(TextStream, OnlyTheFirstPieceLosesItsSpace) {
   EXPECT_EQ(only_space.Append(3).text, " ");
 }
 
+TEST(TextStream, AStreamThatGoesOnWithATextKeepsItsSpace) {
+  const ScriptedTokenizer tokenizer({" Hello"}, true);
+  TextStream stream(tokenizer, {}, false, /*continues=*/true);
+  EXPECT_EQ(stream.Append(0).text, " Hello");
+}
+
 TEST(TextStream, RandomBytesAndStopsAgreeWithTheWholeText) {
   const uint32_t seed = 20240607;
   SCOPED_TRACE("seed " + std::to_string(seed));
