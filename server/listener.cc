@@ -1,5 +1,6 @@
 #include "server/listener.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/server_builder_option.h>
@@ -79,6 +80,15 @@ void SetKeepalive(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingMs);
 }
 
+// Takes out what is in it first, which gRPC asks for. REQUIRES its server shut down.
+void ReleaseQueue(grpc_completion_queue* queue) {
+  grpc_completion_queue_shutdown(queue);
+  const gpr_timespec never = gpr_inf_future(GPR_CLOCK_REALTIME);
+  while (grpc_completion_queue_next(queue, never, nullptr).type != GRPC_QUEUE_SHUTDOWN) {
+  }
+  grpc_completion_queue_destroy(queue);
+}
+
 }  // namespace
 
 Listener::Listener(std::unique_ptr<grpc::Server> server, int32_t port)
@@ -123,11 +133,22 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   return listener;
 }
 
+// grpc::Server::Shutdown would do the same, but waits for its end with a deadline that nothing can
+// bring forward. Underneath, in the library that it wraps, the beginning is a call of its own and
+// may come twice.
+void Listener::TurnAway() {
+  if (server_ == nullptr || turned_away_ != nullptr) return;
+  acceptor_->Stop();  // first: gRPC destroys what it hands sockets to
+  turned_away_ = grpc_completion_queue_create_for_next(nullptr);
+  grpc_server_shutdown_and_notify(server_->c_server(), turned_away_, nullptr);
+}
+
 void Listener::ShutDown(Duration grace) {
   if (server_ == nullptr) return;
   if (acceptor_ != nullptr) acceptor_->Stop();
   server_->Shutdown(std::chrono::system_clock::now() +
                     std::chrono::duration_cast<std::chrono::system_clock::duration>(grace));
+  if (turned_away_ != nullptr) ReleaseQueue(std::exchange(turned_away_, nullptr));
   server_.reset();
 }
 

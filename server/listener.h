@@ -12,6 +12,8 @@
 #include "server/listen_socket.h"
 #include "server/parts.h"
 
+struct grpc_completion_queue;
+
 namespace grpc {
 class Server;
 class ServerCredentials;
@@ -37,6 +39,12 @@ class Listener {
 
   int32_t port() const { return port_; }
 
+  // Closes the port and tells every client to go elsewhere with its next call (GOAWAY); what is
+  // open goes on. Returns at once. Again, or after ShutDown: nothing.
+  //
+  // A call that crosses the GOAWAY on its way ends CANCELLED: gRPC 1.51 drops it.
+  void TurnAway();
+
   // Takes no more connections, lets calls finish for `grace` of real time, then cancels them;
   // returns when all reactors are gone. Again: nothing.
   void ShutDown(Duration grace);
@@ -46,6 +54,7 @@ class Listener {
 
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Acceptor> acceptor_;
+  grpc_completion_queue* turned_away_ = nullptr;  // hears of the end that TurnAway began
   int32_t port_;
 };
 

@@ -53,6 +53,9 @@ absl::Status Check(const ServerOptions& options) {
   if (options.drain_timeout < Duration::zero()) {
     return absl::InvalidArgumentError("--drain-timeout is negative, needs 0s or more");
   }
+  if (options.turn_away_after < Duration::zero()) {
+    return absl::InvalidArgumentError("turn_away_after is negative, needs 0s or more");
+  }
   if (options.stall_timeout <= Duration::zero()) {
     return absl::InvalidArgumentError("--stall-timeout is not above 0s");
   }
@@ -106,6 +109,7 @@ class LiveServer final : public Server {
                                                      absl::string_view flag,
                                                      const Listener::Options& options);
   void ShowHealth(bool ready, bool alive);
+  void TurnAway();
   void ShutDown(Duration grace);
 
   const ServerOptions options_;
@@ -164,6 +168,7 @@ absl::Status LiveServer::Listen() {
   watchdog_ = Watchdog::Start(
       parts_, Watchdog::Events{
                   .health = [this](bool ready, bool alive) { ShowHealth(ready, alive); },
+                  .turn_away = [this] { TurnAway(); },
                   .shut_down = [this] { ShutDown(kFlushGrace); },
               });
   if (!options_.admin_listen.empty()) {
@@ -220,6 +225,14 @@ void LiveServer::Drain() {
                           {"timeout_seconds", Seconds(options_.drain_timeout)}});
   if (Engine* engine = state_.engine(); engine != nullptr) engine->Drain(options_.drain_timeout);
   watchdog_->LookNow();
+}
+
+// The operators' port stays: whoever watches the drain asks there.
+void LiveServer::TurnAway() {
+  if (public_ == nullptr) return;
+  public_->TurnAway();
+  log_->Info("turned_away", {{"open_requests", admission_.counts().open_requests},
+                             {"detail", "the port is closed and clients were told to go"}});
 }
 
 void LiveServer::ShutDown(Duration grace) {

@@ -52,6 +52,10 @@ struct ServerOptions {
   std::string model_name;     // what GetModel, health and metrics call it
   std::string metrics_alias;  // "" or "vllm"
   Duration drain_timeout = std::chrono::seconds(30);
+  // Of a drain: for so long calls are refused with RetryInfo, and whoever asks for health hears of
+  // it. Then the public port closes and clients are told to go (GOAWAY): one that keeps its
+  // connection would come back here, and be refused, until the drain is over.
+  Duration turn_away_after = std::chrono::seconds(1);
   Duration stall_timeout =
       std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
   Duration pause_timeout =
@@ -100,7 +104,8 @@ class Server {
   // From now on health says SERVING. The engine is owned by the server.
   virtual void Serve(std::unique_ptr<Engine> engine, const ModelInfo& model) = 0;
 
-  // Readiness off, new calls refused, running calls finish or end DRAINED within `drain_timeout`.
+  // Readiness off, new calls refused and after `turn_away_after` not even taken, running calls
+  // finish or end DRAINED within `drain_timeout`.
   // Returns at once; may be called again, and from AdminService.Drain.
   virtual void Drain() = 0;
   // Blocks until a drain has finished, or the engine failed (INTERNAL: exit non-zero). A drain

@@ -100,6 +100,13 @@ Watchdog::DrainState Watchdog::DrainAt(Instant now) {
   return stuck ? DrainState::kStuck : DrainState::kGoesOn;
 }
 
+// REQUIRES a drain has begun.
+void Watchdog::TurnAwayAt(Instant now) {
+  if (turned_away_ || now - *drain_since_ < parts_.options.turn_away_after) return;
+  turned_away_ = true;
+  events_.turn_away();
+}
+
 // The calls' reactors wait for the engine, and gRPC's shutdown for them: nothing can be joined.
 void Watchdog::Abandon(const EngineLoad& load) {
   parts_.log.WriteLast(
@@ -139,6 +146,7 @@ void Watchdog::Look(Instant now) {
   }
   if (phase != Phase::kDraining) return;
   const DrainState drain = DrainAt(now);
+  if (drain == DrainState::kGoesOn) TurnAwayAt(now);
   if (drain == DrainState::kStuck) Abandon(load);
   if (drain != DrainState::kOver) return;
   events_.shut_down();

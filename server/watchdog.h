@@ -29,6 +29,7 @@ class Watchdog {
   // Called on the watchdog's thread.
   struct Events {
     std::function<void(bool ready, bool alive)> health;
+    std::function<void()> turn_away;  // a drain goes on for ServerOptions::turn_away_after; once
     std::function<void()> shut_down;  // the drain is over; may block
   };
 
@@ -48,6 +49,7 @@ class Watchdog {
   bool Stalled(const EngineLoad& load, Instant now);
   enum class DrainState : uint8_t { kGoesOn, kOver, kStuck };
   DrainState DrainAt(Instant now);
+  void TurnAwayAt(Instant now);
   void Abandon(const EngineLoad& load);
   void End(absl::Status how);
 
@@ -58,6 +60,7 @@ class Watchdog {
   int64_t last_steps_ = -1;
   Instant last_progress_{};
   std::optional<Instant> drain_since_;
+  bool turned_away_ = false;
   bool stalled_ = false;
 
   Mutex mutex_;

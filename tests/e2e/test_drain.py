@@ -38,8 +38,8 @@ class _Replayed:
         return self._call.trailing_metadata()
 
 
-def wait_draining(client):
-    wait_until(lambda: client.load().draining, "the drain to begin")
+def wait_logged(server, event):
+    wait_until(lambda: f'"{event}"' in server.log(), event)
 
 
 def test_sigterm_with_16_streams_loses_none_and_exits_0(serve):
@@ -47,16 +47,32 @@ def test_sigterm_with_16_streams_loses_none_and_exits_0(serve):
     with Client(server.target) as client:
         streams = start_streams(client, 16, {"max_tokens": 80, "ignore_eos": True})
         server.terminate()
-        wait_draining(client)
+        wait_logged(server, "draining")
         refused = refusal(lambda: client.generate("Too late", stopping={"max_tokens": 1}))
         assert refused.code == grpc.StatusCode.UNAVAILABLE, refused.message
-        assert "RetryInfo" in refused.details
-        health = health_pb2_grpc.HealthStub(client.channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=30
-        )
+        with Client(f"127.0.0.1:{server.admin}") as operator:
+            health = health_pb2_grpc.HealthStub(operator.channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=30
+            )
         assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
         done = [s.result(timeout=120) for s in streams]
     assert [(reason(s), len(s.token_ids)) for s in done] == [("MAX_TOKENS", 80)] * 16
+    assert server.wait() == 0, server.log()[-3000:]
+
+
+def test_clients_are_sent_elsewhere_while_calls_go_on(serve):
+    server = serve(drain_timeout="600s")
+    with Client(server.target) as client, Client(server.target) as newcomer:
+        calls = [client.open_stream([504, 282, 260], stopping=ENDLESS) for _ in range(4)]
+        for call in calls:
+            next(call)
+        server.terminate()
+        wait_logged(server, "turned_away")
+        refused = refusal(lambda: newcomer.generate("Too late", stopping={"max_tokens": 1}))
+        assert refused.code == grpc.StatusCode.UNAVAILABLE, refused.message
+        for call in calls:
+            assert next(call).WhichOneof("event") == "delta"
+            call.cancel()
     assert server.wait() == 0, server.log()[-3000:]
 
 
@@ -76,7 +92,7 @@ def test_a_second_sigterm_exits_at_once(serve):
     with Client(server.target) as client:
         start_streams(client, 2, ENDLESS)
         server.terminate()
-        wait_draining(client)
+        wait_logged(server, "draining")
         server.terminate()
         assert server.wait(20) in (128 + signal.SIGTERM, -signal.SIGTERM)
 

@@ -11,6 +11,8 @@ namespace {
 using Behaviour = FakeEngine::Behaviour;
 using grpc::health::v1::HealthCheckResponse;
 
+constexpr Duration kNever = std::chrono::hours(1000);  // however slow a machine is
+
 const char* const kNames[] = {"", "m", "nibble.v1.GenerationService", "nibble.v1.TokenizerService",
                               "nibble.v1.ModelService"};
 
@@ -153,6 +155,80 @@ TEST_F(ServerTest, ADrainLetsRunningRequestsFinish) {
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(event.finished().finish_reason(), v1::FINISH_REASON_MAX_TOKENS);
   EXPECT_TRUE(server_->WaitUntilDrained().ok());
+}
+
+// A client with one channel stayed on the server that was leaving, and every call of it was
+// refused, as long as anybody else's call ran; another replica was there.
+TEST_F(ServerTest, ADrainSendsClientsElsewhereAndLetsTheirCallsFinish) {
+  options_.turn_away_after = std::chrono::hours(1);
+  options_.drain_timeout = kNever;
+  options_.pause_timeout = kNever;
+  options_.limits.max_stream_buffer_bytes = 4096;
+  StartServing(
+      {.behaviour = Behaviour::kComplete, .max_context = 200'000, .bytes_per_token = 1000});
+  grpc::ClientContext context, watch_context;
+  auto health_stub = grpc::health::v1::Health::NewStub(channel_);
+  auto watch = health_stub->Watch(&watch_context, {});
+  HealthCheckResponse health;
+  ASSERT_TRUE(watch->Read(&health));
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 20'000));
+  Eventually([&] { return engine_->paused_times() > 0; }, "a stream that waits for its reader");
+  server_->Drain();
+  ASSERT_TRUE(watch->Read(&health));
+  EXPECT_EQ(health.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(channel_->GetState(false), GRPC_CHANNEL_READY);
+  EXPECT_FALSE(LogHas("turned_away")) << "calls are refused first, with a reason";
+
+  clock_.Advance(std::chrono::hours(1));
+  const auto in_vain = std::chrono::system_clock::now() + std::chrono::seconds(20);
+  ASSERT_TRUE(channel_->WaitForStateChange(GRPC_CHANNEL_READY, in_vain)) << "no GOAWAY came";
+  EXPECT_EQ(ConnectRaw(server_->ports().grpc), -1) << "the port is still open";
+  grpc::ClientContext late;
+  v1::GenerateResponse response;
+  EXPECT_EQ(generation_->Generate(&late, TextRequest("x", 1), &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+
+  int ids = 0;
+  v1::GenerateStreamResponse event;
+  while (reader->Read(&event)) ids += event.delta().token_ids_size();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(ids, 20'000);
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+  EXPECT_TRUE(LogHas("turned_away"));
+  EXPECT_FALSE(watch->Read(&health)) << "an open watch holds up no end";
+  watch->Finish();
+}
+
+TEST_F(ServerTest, ADrainThatTurnedClientsAwayDoesNotWaitForOneThatDoesNotRead) {
+  options_.turn_away_after = Duration::zero();
+  options_.drain_timeout = std::chrono::hours(1);
+  options_.pause_timeout = options_.stall_timeout = kNever;
+  StartServing({.behaviour = Behaviour::kEndless, .bytes_per_token = 1000});
+  grpc::ClientContext context;
+  auto silent = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  Eventually([&] { return engine_->Load().paused == 1; }, "the pause");
+  server_->Drain();
+  Eventually([&] { return LogHas("turned_away"); }, "the GOAWAY");
+  clock_.Advance(std::chrono::hours(2));
+  EXPECT_TRUE(server_->WaitUntilDrained().ok());
+  context.TryCancel();
+  silent->Finish();
+}
+
+TEST_F(ServerTest, DestructionEndsADrainThatTurnedClientsAway) {
+  options_.turn_away_after = Duration::zero();
+  options_.drain_timeout = kNever;
+  StartServing({.behaviour = Behaviour::kEndless});
+  grpc::ClientContext context;
+  auto reader = generation_->GenerateStream(&context, TextStreamRequest("x", 1));
+  v1::GenerateStreamResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  server_->Drain();
+  Eventually([&] { return LogHas("turned_away"); }, "the GOAWAY");
+  server_.reset();
+  while (reader->Read(&event)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
 }
 
 // A client that does not read may not hold up the end of the process.

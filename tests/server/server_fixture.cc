@@ -17,6 +17,7 @@ ServerTest::ServerTest() {
   options_.model_name = std::string("m");
   model_ = {.name = "m", .architecture = "llama", .weights_bytes = 123, .backend = "fake"};
   options_.drain_timeout = std::chrono::seconds(20);
+  options_.turn_away_after = std::chrono::hours(1000);  // however slow a machine is
   options_.log = Log::ToFunction(LogLevel::kDebug, [this](const std::string& line) {
     MutexLock lock(mutex_);
     lines_.push_back(line);
