@@ -45,9 +45,9 @@ absl::StatusOr<PreparedRequest> Preparer::Prepare(GenerateRequest request) const
   std::visit([](auto& prompt) { prompt = {}; }, request.prompt);
   std::optional<int32_t>& max_tokens = request.stopping.max_tokens;
   NIBBLE_RETURN_IF_ERROR(CheckFits(field, prepared.prompt_ids.size(), max_tokens.value_or(1) > 0));
-  if (!max_tokens) {
-    max_tokens = limits_.max_context - static_cast<int32_t>(prepared.prompt_ids.size());
-  }
+  // What is asked beyond the context could not be generated, and is not said to be in force.
+  const int32_t room = limits_.max_context - static_cast<int32_t>(prepared.prompt_ids.size());
+  max_tokens = std::min(max_tokens.value_or(room), room);
   if (!request.sampling.seed) request.sampling.seed = Scatter(seed_ + num_drawn_.fetch_add(1));
   prepared.params = std::move(request);
   return prepared;

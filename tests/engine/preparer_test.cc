@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "engine/engine.h"
+#include "engine/scheduling/sequence.h"
 #include "tests/engine/fakes/fake_tokenizer.h"
 
 namespace nibble {
@@ -126,6 +127,30 @@ TEST_F(PreparerTest, MissingMaxTokensMeansTheRestOfTheContext) {
   StoppingParams stopping;
   stopping.max_tokens = 7;
   EXPECT_EQ(Prepare(TokenPrompt{{'a'}}, stopping)->params.stopping.max_tokens, 7);
+}
+
+// The proto says that effective params are bounded by the context; 1000000 came back as it was.
+TEST_F(PreparerTest, MaxTokensIsBoundedByTheRestOfTheContext) {
+  StoppingParams stopping;
+  stopping.max_tokens = 1'000'000;
+  stopping.min_tokens = 100;  // is checked against what was asked
+  const auto prepared = Prepare(TokenPrompt{{'a', 'b'}}, stopping);
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(prepared->params.stopping.max_tokens, 30);
+  EXPECT_EQ(prepared->params.stopping.min_tokens, 100);
+}
+
+// A bounded max_tokens is reached with the token that fills the context; the reason stays.
+TEST_F(PreparerTest, WhatFillsTheContextStillEndsAsContextLength) {
+  StoppingParams stopping;
+  stopping.max_tokens = 1'000'000;
+  auto prepared = Prepare(TokenPrompt{{'a', 'b'}}, stopping);
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  Sequence sequence(1, *std::move(prepared), {}, Instant{});
+  for (int i = 0; i < 29; ++i) sequence.tokens.push_back('x');
+  EXPECT_FALSE(sequence.FindEnding(kLimits.max_context).has_value());
+  sequence.tokens.push_back('x');
+  EXPECT_EQ(sequence.FindEnding(kLimits.max_context)->reason, FinishReason::kContextLength);
 }
 
 TEST_F(PreparerTest, DrawsASeedForWhoeverHasNoneAndTheSameOnesForTheSameEngineSeed) {
