@@ -272,7 +272,8 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
   flags.Add("--generate-tokens", bench.generate_tokens, "Tokens decoded; 0: only prefill")
       ->check(CLI::Range(0, 1 << 20));
   flags.Add("--batch", bench.batch, "Sequences run together, such as 1,8,32")->default_str("1");
-  flags.Add("--threads", bench.threads, "CPU threads; 0: one a core this process may use")
+  flags
+      .Add("--threads", bench.threads, "CPU threads; 0: one a hardware thread this process may use")
       ->default_str("0");
   flags.Add("--kv-cache-type", bench.kv_cache_type, "Types of the KV cache: f16, bf16, int8, fp8");
   flags.Add("--repeat", bench.repeat, "Times every test is run")->check(CLI::Range(1, 1000));

@@ -40,7 +40,7 @@ void AddTableFlags(Flags& flags, TableFlags& table) {
       ->check(CLI::Range(0, 1 << 16));
   flags
       .Add("--threads", table.model.cpu.num_threads,
-           "CPU threads; 0: one a core this process may use")
+           "CPU threads; 0: one a hardware thread this process may use")
       ->check(CLI::Range(0, 256));
   AddOutputFlag(flags, table.output);
 }

@@ -97,7 +97,9 @@ void AddDeviceFlag(Flags& flags, ModelFlags& model) {
 
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {
   AddDeviceFlag(flags, model);
-  flags.Add("--threads", model.cpu.num_threads, "CPU threads; 0: one a core this process may use")
+  flags
+      .Add("--threads", model.cpu.num_threads,
+           "CPU threads; 0: one a hardware thread this process may use")
       ->check(CLI::Range(0, 256));
   AddArithmeticFlags(flags, model);
   flags

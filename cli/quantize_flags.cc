@@ -161,7 +161,7 @@ void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize) {
       ->type_name("FILE");
   AddBudgetFlags(flags, quantize);
   AddMethodFlags(flags, quantize);
-  flags.Add("--threads", quantize.threads, "0: one a core this process may use")
+  flags.Add("--threads", quantize.threads, "0: one a hardware thread this process may use")
       ->check(CLI::Range(0, kMaxThreads));
   flags.Add("--dry-run", quantize.dry_run,
             "Write no model: only say what each tensor would become");

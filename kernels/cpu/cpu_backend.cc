@@ -246,8 +246,9 @@ class CpuBackend : public Backend {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuOptions& options) {
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "threads is ", options.num_threads, ", the range is 0 (one a core) to ", kMaxThreads));
+    return absl::InvalidArgumentError(absl::StrCat("threads is ", options.num_threads,
+                                                   ", the range is 0 (one a hardware thread) to ",
+                                                   kMaxThreads));
   }
   absl::StatusOr<IsaChoice> isa = ChooseIsa(options.isa);
   if (!isa.ok()) return isa.status();
