@@ -66,7 +66,7 @@ void AddBehaviourFlags(Flags& flags, ServeFlags& serve) {
   flags.Add("--drain-timeout", serve.server.drain_timeout,
             "After SIGTERM, running calls may finish for so long, then end as DRAINED");
   flags.Add("--stall-timeout", serve.server.stall_timeout,
-            "Work pending and no step for so long: health says NOT_SERVING");
+            "Work pending and not a layer of it done for so long: health says NOT_SERVING");
   flags.Add("--pause-timeout", serve.engine.pause_timeout,
             "A sequence whose client reads nothing ends after this");
   flags.Add("--no-prefix-cache", serve.no_prefix_cache, "Do not reuse the cache of shared prompts");

@@ -48,6 +48,7 @@ struct EngineLoad {
   int32_t num_blocks = 0;
   int32_t block_size = 0;
   int64_t steps = 0;             // since start; moves while anything can run, or the engine is stuck
+  int64_t layers = 0;            // the same within a step, where the runner counts them (model_runner.h)
   Duration step_time{};          // of the last step
   bool draining = false;
   absl::Status failure;          // not OK once the device failed: nothing will run any more

@@ -143,6 +143,7 @@ EngineLoad EngineLoop::Load() const {
   // What was posted and not yet taken counts too, so that a stuck engine cannot look idle.
   load.waiting = std::max(0, open_.load() - load.running);
   load.draining = draining_.load();
+  load.layers = parts_.runner->layers_run();
   return load;
 }
 

@@ -57,7 +57,7 @@ struct ServerOptions {
   // connection would come back here, and be refused, until the drain is over.
   Duration turn_away_after = std::chrono::seconds(1);
   Duration stall_timeout =
-      std::chrono::seconds(30);  // work pending and no step for so long: NOT_SERVING
+      std::chrono::seconds(30);  // work pending and not a layer of it done for so long: NOT_SERVING
   Duration pause_timeout =
       std::chrono::seconds(30);  // as the engine's: a call is not aborted before it
   // Called with 1 when a drain cannot end because the engine is stuck: no thread of it can be

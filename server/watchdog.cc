@@ -80,8 +80,10 @@ void Watchdog::Run() {
 
 bool Watchdog::Stalled(const EngineLoad& load, Instant now) {
   const bool pending = load.waiting > load.paused_waiting || load.running > load.paused;
-  if (!pending || load.steps != last_steps_) {
+  // A step may take minutes: a long prompt's, of a large model on few cores.
+  if (!pending || load.steps != last_steps_ || load.layers != last_layers_) {
     last_steps_ = load.steps;
+    last_layers_ = load.layers;
     last_progress_ = now;
   }
   return now - last_progress_ >= parts_.options.stall_timeout;

@@ -58,6 +58,7 @@ class Watchdog {
 
   // Only the thread's.
   int64_t last_steps_ = -1;
+  int64_t last_layers_ = -1;
   Instant last_progress_{};
   std::optional<Instant> drain_since_;
   bool turned_away_ = false;

@@ -48,7 +48,8 @@ int64_t DecoderModel::head_bytes() const {
 }
 
 void DecoderModel::Forward(Backend& backend, const StepInput& input, const int32_t* drawn,
-                           const KvCache& cache, const Workspace& space) const {
+                           const KvCache& cache, const Workspace& space,
+                           std::atomic<int64_t>& layers_run) const {
   EmbedParams embed;
   embed.table = embedding_.get();
   embed.ids = input.ids();
@@ -59,6 +60,7 @@ void DecoderModel::Forward(Backend& backend, const StepInput& input, const int32
   for (int32_t i = 0; i < config_.num_layers; ++i) {
     Attend(backend, layers_[i], cache.layer(i), input, space);
     FeedForward(backend, layers_[i], input.num_tokens(), space);
+    layers_run.fetch_add(1, std::memory_order_relaxed);
   }
 }
 

@@ -3,6 +3,7 @@
 // rope layout.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -37,9 +38,10 @@ class DecoderModel {
                                            const LoadOptions& options);
 
   // Runs the layers over the step's tokens: writes their k and v, leaves the last residual in
-  // space.hidden. `drawn` (on the device) is what ids below 0 of the input stand for.
+  // space.hidden. `drawn` (on the device) is what ids below 0 of the input stand for. `layers_run`
+  // is raised as each layer has been handed to the backend.
   void Forward(Backend& backend, const StepInput& input, const int32_t* drawn, const KvCache& cache,
-               const Workspace& space) const;
+               const Workspace& space, std::atomic<int64_t>& layers_run) const;
 
   // Logits f32 [n, vocab_size] (in space.logits) of the step's token rows `rows` (on the device,
   // [n]).

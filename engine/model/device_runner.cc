@@ -1,6 +1,7 @@
 #include "engine/model/device_runner.h"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <utility>
 #include <vector>
@@ -121,6 +122,10 @@ class DecoderRunner : public DeviceRunner {
 
   const MatrixReport& matrices() const override { return model_.matrices(); }
 
+  // A step that the device replays (Backend::RunStep) is counted when it is recorded only; such a
+  // device is done with any step in less than a second.
+  int64_t layers_run() const override { return layers_run_.load(std::memory_order_relaxed); }
+
   absl::StatusOr<StepResult> Run(const Batch& batch) override {
     StepResult result;
     result.rows.resize(batch.rows.size());
@@ -192,7 +197,7 @@ class DecoderRunner : public DeviceRunner {
 
   void Forward() {
     input_.Upload();
-    model_.Forward(backend_, input_, drawn(), cache_, space_);
+    model_.Forward(backend_, input_, drawn(), cache_, space_, layers_run_);
   }
 
   void DrawTokens() {
@@ -223,6 +228,7 @@ class DecoderRunner : public DeviceRunner {
   RunnerLimits limits_;
   SamplePlan plan_;
   DrawnTokens known_;
+  std::atomic<int64_t> layers_run_{0};
 };
 
 }  // namespace

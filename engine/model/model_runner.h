@@ -27,6 +27,10 @@ class ModelRunner {
   // in batch order. An error is the device's (INTERNAL): the batch is lost and the engine stops.
   // REQUIRES the batch within limits(), ids in [0, vocab_size), block ids in [0, num_blocks).
   virtual absl::StatusOr<StepResult> Run(const Batch& batch) = 0;
+
+  // Layers handed to the device since the start; moves within a step, so that a long one is not
+  // taken for one that hangs. Any thread. Stays 0 where a runner does not count.
+  virtual int64_t layers_run() const { return 0; }
 };
 
 }  // namespace nibble

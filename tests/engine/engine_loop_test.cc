@@ -95,6 +95,19 @@ TEST_F(EngineLoopTest, RefusesOptionsThatDoNotFitTogether) {
       EngineLoop::Create({&runner, &tokenizer_, &clock_, nullptr}, {}).status()));
 }
 
+TEST_F(EngineLoopTest, LayersAreToldInTheMiddleOfAStep) {
+  EngineLoad within;
+  runner_->set_before_step([&](const Batch&) {
+    runner_->FinishLayer();
+    within = loop_->Load();
+  });
+  const Call call = Submit(Request(4, 1));
+  RunUntilIdle();
+  EXPECT_EQ(within.steps, 0);
+  EXPECT_EQ(within.layers, 1);
+  EXPECT_EQ(loop_->Load().steps, 1);
+}
+
 TEST_F(EngineLoopTest, ARequestHearsStartedItsTokensAndFinished) {
   const PreparedRequest request = Request(4, 3);
   const Call call = Submit(request);

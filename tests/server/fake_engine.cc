@@ -93,6 +93,7 @@ EngineLoad FakeEngine::Load() const {
   load.num_blocks = limits_.num_blocks;
   load.block_size = limits_.block_size;
   load.steps = stuck_ ? 1 : steps_.load();
+  load.layers = layers_;
   load.draining = draining_;
   MutexLock lock(mutex_);
   load.failure = failure_;

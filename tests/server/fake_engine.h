@@ -57,6 +57,7 @@ class FakeEngine final : public Engine {
   // For tests, from any thread.
   void Fail(const absl::Status& why);            // every request ends so, nothing runs any more
   void SetStuck(bool stuck) { stuck_ = stuck; }  // reports work, does none, and hears nobody
+  void FinishLayer() { ++layers_; }              // of a step under way, also where it is stuck
   void SetPausedWaiting(int n) { paused_waiting_ = n; }  // so many lost their blocks while paused
   int64_t loads() const { return loads_.load(); }        // times somebody asked for Load
   int submitted() const { return submitted_.load(); }
@@ -98,6 +99,7 @@ class FakeEngine final : public Engine {
   std::atomic<int64_t> paused_times_{0};
   std::atomic<int64_t> tokens_{0};
   std::atomic<int64_t> steps_{0};
+  std::atomic<int64_t> layers_{0};
   std::atomic<bool> stuck_{false};
   std::atomic<int> paused_waiting_{0};
   mutable std::atomic<int64_t> loads_{0};

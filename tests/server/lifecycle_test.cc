@@ -305,6 +305,23 @@ TEST_F(ServerTest, AnEngineThatNoLongerStepsIsNotServingAndNotAlive) {
   EXPECT_EQ(HealthOf("liveness"), HealthCheckResponse::SERVING);
 }
 
+// A server was restarted in the middle of a prompt: 512 tokens of a 70B model on two cores are one
+// step of minutes.
+TEST_F(ServerTest, ALongStepIsNoStallWhileItsLayersEnd) {
+  options_.stall_timeout = std::chrono::hours(1);
+  StartServing();
+  engine_->SetStuck(true);  // in a step
+  for (int i = 0; i < 3; ++i) {
+    engine_->FinishLayer();
+    clock_.Advance(std::chrono::minutes(40));
+    const int64_t before = engine_->loads();
+    Eventually([&] { return engine_->loads() >= before + 2; }, "a look of the watchdog");
+  }
+  EXPECT_FALSE(LogHas("engine_stalled"));
+  clock_.Advance(std::chrono::hours(1));
+  Eventually([&] { return LogHas("engine_stalled"); }, "the stall, without a layer");
+}
+
 // A healthy server was restarted because one slow client's sequence had been preempted.
 TEST_F(ServerTest, SequencesThatWaitForTheirClientsAreNoStall) {
   options_.stall_timeout = std::chrono::seconds(1);

@@ -4,6 +4,7 @@
 // sequence's own history.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -35,6 +36,7 @@ class ScriptedRunner final : public ModelRunner {
   explicit ScriptedRunner(const ScriptedOptions& options = {});
 
   RunnerLimits limits() const override { return options_.limits; }
+  int64_t layers_run() const override { return layers_run_; }
   // INTERNAL after FailAtStep, or with the broken promise when the batch contradicts
   // model_runner.h, batch.h or the simulated cache.
   absl::StatusOr<StepResult> Run(const Batch& batch) override;
@@ -57,6 +59,9 @@ class ScriptedRunner final : public ModelRunner {
   // The n-th step from now gives a token outside the vocabulary, as a broken kernel would.
   void GarbageAtStep(int64_t n) { garbage_at_ = steps_ + n; }
 
+  // As a model of many layers that is in the middle of a step; a hook before a step may call it.
+  void FinishLayer() { ++layers_run_; }
+
   int64_t steps() const { return steps_; }
   int64_t tokens_run() const { return tokens_run_; }
 
@@ -71,6 +76,7 @@ class ScriptedRunner final : public ModelRunner {
   std::function<void(const Batch&)> before_step_;
   std::vector<uint64_t>
       cache_;  // [num_blocks * block_size] hash of the history up to and with that slot's token
+  std::atomic<int64_t> layers_run_{0};
   int64_t steps_ = 0;
   int64_t tokens_run_ = 0;
   int64_t fail_at_ = -1;

@@ -373,6 +373,16 @@ TEST(DeviceRunnerTest, LogitsAreWhatScoresComeFrom) {
   EXPECT_TRUE(std::is_sorted(visited.begin(), visited.end()));
 }
 
+TEST(DeviceRunnerTest, CountsTheLayersItRuns) {
+  const ModelConfig config = TinyConfig();
+  Model model(config);
+  EXPECT_EQ(model.runner->layers_run(), 0);
+  for (int steps = 1; steps <= 3; ++steps) {
+    ScoreWhole(model, RandomIds(steps, 20, config.vocab_size));
+    EXPECT_EQ(model.runner->layers_run(), steps * config.num_layers);
+  }
+}
+
 TEST(DeviceRunnerTest, ReportsLimitsBytesAndProgress) {
   const ModelConfig config = TinyConfig();
   const TinyWeights weights(config, 1);
