@@ -3,6 +3,9 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <filesystem>
+#include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/interrupt.h"
@@ -62,32 +65,58 @@ absl::StatusOr<QuantizeSummary> Quantize(const QuantizeFlags& flags, Interrupt& 
   return summary;
 }
 
+// One file, or two names that would become one.
+bool AreSame(const std::string& a, const std::string& b) {
+  struct stat left, right;
+  const bool has_left = stat(a.c_str(), &left) == 0;
+  const bool has_right = stat(b.c_str(), &right) == 0;
+  if (has_left && has_right) {
+    return left.st_dev == right.st_dev && left.st_ino == right.st_ino;
+  }
+  if (has_left || has_right) return false;
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  return fs::weakly_canonical(fs::absolute(a, ignored), ignored) ==
+         fs::weakly_canonical(fs::absolute(b, ignored), ignored);
+}
+
+// Before any work: what it would replace at its end.
+absl::Status CheckOutputs(const QuantizeFlags& flags) {
+  std::vector<NamedFile> others = {
+      {"--model", flags.model}, {"--calibration", flags.calibration}, {"--imatrix", flags.imatrix}};
+  if (!flags.dry_run) {
+    NIBBLE_RETURN_IF_ERROR(CheckOutput({"--output", flags.output}, others, flags.overwrite));
+  }
+  if (flags.imatrix_output.empty()) return absl::OkStatus();
+  others.push_back({"--output", flags.output});
+  return CheckOutput({"--imatrix-output", flags.imatrix_output}, others, flags.overwrite);
+}
+
 }  // namespace
 
-absl::Status CheckOutput(const std::string& model, const std::string& output, bool overwrite) {
-  struct stat source, target;
-  if (stat(output.c_str(), &target) != 0) return absl::OkStatus();
-  if (stat(model.c_str(), &source) == 0 && source.st_dev == target.st_dev &&
-      source.st_ino == target.st_ino) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--output: ", output, " is the file that --model names; name another"));
+absl::Status CheckOutput(const NamedFile& output, absl::Span<const NamedFile> others,
+                         bool overwrite) {
+  for (const NamedFile& other : others) {
+    if (other.path.empty() || !AreSame(output.path, other.path)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        output.flag, ": ", output.path, " is the file that ", other.flag, " names; name another"));
   }
+  struct stat target;
+  if (stat(output.path.c_str(), &target) != 0) return absl::OkStatus();
   if (!S_ISREG(target.st_mode)) {
     return absl::FailedPreconditionError(
-        absl::StrCat("--output: ", output, " exists and is not a regular file"));
+        absl::StrCat(output.flag, ": ", output.path, " exists and is not a regular file"));
   }
   if (overwrite) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat("--output: ", output, " exists; name another file or give --overwrite"));
+  return absl::AlreadyExistsError(absl::StrCat(output.flag, ": ", output.path,
+                                               " exists; name another file or give --overwrite"));
 }
 
 int RunQuantize(const QuantizeFlags& flags, const Io& io) {
   if (const absl::Status usage = CheckFlags(flags); !usage.ok()) return WrongUsage(io, usage);
   if (!flags.layout.empty()) return RunQuantizeToFolder(flags, io);
-  if (!flags.dry_run) {
-    const absl::Status output = CheckOutput(flags.model, flags.output, flags.overwrite);
-    if (output.code() == absl::StatusCode::kInvalidArgument) return WrongUsage(io, output);
-    if (!output.ok()) return Fail(io, output);
+  if (const absl::Status outputs = CheckOutputs(flags); !outputs.ok()) {
+    return absl::IsInvalidArgument(outputs) ? WrongUsage(io, outputs) : Fail(io, outputs);
   }
   Interrupt interrupt;
   const absl::StatusOr<QuantizeSummary> summary = Quantize(flags, interrupt, io);

@@ -165,7 +165,8 @@ void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize) {
       ->check(CLI::Range(0, kMaxThreads));
   flags.Add("--dry-run", quantize.dry_run,
             "Write no model: only say what each tensor would become");
-  flags.Add("--overwrite", quantize.overwrite, "Replace the output where it exists");
+  flags.Add("--overwrite", quantize.overwrite,
+            "Replace the output, and --imatrix-output, where they exist");
   flags.AddChoice<OutputFormat>("--output-format", quantize.format,
                                 {{"text", OutputFormat::kText}, {"json", OutputFormat::kJson}},
                                 "text for people, json for programs");

@@ -89,6 +89,35 @@ TEST_F(QuantizeCommand, TheSourceIsNeverTheOutput) {
   EXPECT_THAT(err_.str(), HasSubstr("is the file that --model names"));
 }
 
+// The importance is written first, by a rename: it took the place of whatever had its name.
+TEST_F(QuantizeCommand, TheImportanceReplacesNothingUnasked) {
+  const std::vector<uint8_t> text(2000, 'a');
+  const std::string calibration = testing::WriteTempFile("cli_quantize_kept.txt", text);
+  const auto run = [&](const std::string& imatrix, std::vector<std::string> more) {
+    more.insert(more.end(), {"--model", model_, "--output", output_, "--type", "q4_0",
+                             "--calibration", calibration, "--imatrix-output", imatrix});
+    return Run(more);
+  };
+  const int64_t size = Inspect(model_).file_bytes;
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--overwrite"}, std::vector<std::string>{"--dry-run"}}) {
+    EXPECT_EQ(run(model_, more), kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("--imatrix-output: " + model_ +
+                                      " is the file that --model names; name another"));
+    EXPECT_EQ(run(calibration, more), kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("is the file that --calibration names"));
+    EXPECT_EQ(run(output_, more), kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("is the file that --output names"));
+  }
+  EXPECT_EQ(Inspect(model_).file_bytes, size);
+  const std::string mine = testing::WriteTempFile("cli_quantize_mine.txt", text);
+  EXPECT_EQ(run(mine, {}), kExitFailure);
+  EXPECT_THAT(err_.str(), HasSubstr("--imatrix-output: " + mine + " exists; name another file"));
+  EXPECT_EQ(Inspect(mine).file_bytes, 2000);
+  EXPECT_EQ(run(mine, {"--overwrite"}), kExitOk) << err_.str();
+  EXPECT_NE(Inspect(mine).file_bytes, 2000);
+}
+
 TEST_F(QuantizeCommand, WrongFlagsAreUsageErrorsThatSayWhatIsKnown) {
   EXPECT_EQ(Run({"--output", output_}), kExitUsage);
   EXPECT_EQ(Run({"--model", model_}), kExitUsage);
