@@ -32,7 +32,16 @@ absl::StatusOr<Job> MakeJob(const QuantizeFlags& flags) {
                           ParseTypeFlag(flags.type.empty() ? kDefaultType : flags.type));
   job.recipe.pure = flags.pure;
   NIBBLE_ASSIGN_OR_RETURN(job.recipe.overrides, ParseTensorTypes(flags.tensor_types));
+  job.recipe.has_importance = !flags.calibration.empty() || !flags.imatrix.empty();
   return job;
+}
+
+// ggml's rules need no architecture that this program knows, but whoever quantizes for it should
+// hear that.
+void WarnIfNotServed(const QuantizeSource& source, const Io& io) {
+  const absl::Status served = source.file().Config().status();
+  if (served.ok()) return;
+  Warn(io, absl::StrCat("this program cannot serve the model: ", served.message()));
 }
 
 absl::Status ReadImportance(const QuantizeFlags& flags, const Io& io, Job& job) {
@@ -45,13 +54,11 @@ absl::Status ReadImportance(const QuantizeFlags& flags, const Io& io, Job& job) 
     }
     job.importance = std::move(measured.importance);
     NIBBLE_ASSIGN_OR_RETURN(job.calibration_sha256, FileSha256(flags.calibration));
-    job.recipe.has_importance = true;
     return absl::OkStatus();
   }
   if (flags.imatrix.empty()) return absl::OkStatus();
   NIBBLE_ASSIGN_OR_RETURN(job.importance, Importance::Read(flags.imatrix));
   NIBBLE_ASSIGN_OR_RETURN(job.importance_sha256, FileSha256(flags.imatrix));
-  job.recipe.has_importance = true;
   return absl::OkStatus();
 }
 
@@ -113,10 +120,11 @@ absl::Status CheckTypeFlags(const QuantizeFlags& flags) {
 absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Interrupt& interrupt,
                                                 const Io& io) {
   NIBBLE_ASSIGN_OR_RETURN(Job job, MakeJob(flags));
-  NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
   NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(flags.model));
+  WarnIfNotServed(source, io);
   NIBBLE_ASSIGN_OR_RETURN(std::vector<TensorRecipe> recipes,
                           PlanTypes(source.tensors(), job.recipe));
+  NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
   QuantizeSummary summary;
   if (MeasuresTensors(flags)) {
     const Importance* importance = job.recipe.has_importance ? &job.importance : nullptr;

@@ -11,6 +11,11 @@
 namespace nibble {
 namespace {
 
+absl::Status NotImplemented(const GgufFile& file, const std::string& key, absl::string_view what) {
+  return absl::UnimplementedError(absl::StrCat(
+      file.name(), ": key '", key, "' is ", file.Describe(key), ": ", what, " is not implemented"));
+}
+
 // The keys of one file under its architecture's prefix.
 class HyperparameterReader {
  public:
@@ -40,9 +45,7 @@ class HyperparameterReader {
         absl::StrCat(file_.name(), ": key '", key, "' is ", file_.Describe(key), ", ", needed));
   }
   absl::Status NotImplemented(const std::string& key, absl::string_view what) const {
-    return absl::UnimplementedError(absl::StrCat(file_.name(), ": key '", key, "' is ",
-                                                 file_.Describe(key), ": ", what,
-                                                 " is not implemented"));
+    return nibble::NotImplemented(file_, key, what);
   }
 
   absl::StatusOr<int32_t> Int(absl::string_view suffix, int64_t max,
@@ -109,18 +112,7 @@ class HyperparameterReader {
       NIBBLE_ASSIGN_OR_RETURN(const double value, Number(key));
       if (value != other.neutral) return NotImplemented(key, other.what);
     }
-    if (file_.Has("split.count")) {
-      NIBBLE_ASSIGN_OR_RETURN(const int64_t parts, file_.GetInt("split.count"));
-      if (parts > 1)
-        return NotImplemented("split.count",
-                              "a model in several files (merge them with llama-gguf-split)");
-    }
-    if (file_.Has("general.type")) {
-      NIBBLE_ASSIGN_OR_RETURN(const std::string type, file_.GetString("general.type"));
-      if (type != "model")
-        return NotImplemented("general.type", "a file that is not a whole model");
-    }
-    return absl::OkStatus();
+    return CheckWholeModel(file_);
   }
 
   absl::StatusOr<double> Number(const std::string& key) const {
@@ -260,6 +252,20 @@ class HyperparameterReader {
 };
 
 }  // namespace
+
+absl::Status CheckWholeModel(const GgufFile& file) {
+  if (file.Has("split.count")) {
+    NIBBLE_ASSIGN_OR_RETURN(const int64_t parts, file.GetInt("split.count"));
+    if (parts > 1) {
+      return NotImplemented(file, "split.count",
+                            "a model in several files (merge them with llama-gguf-split)");
+    }
+  }
+  if (!file.Has("general.type")) return absl::OkStatus();
+  NIBBLE_ASSIGN_OR_RETURN(const std::string type, file.GetString("general.type"));
+  if (type == "model") return absl::OkStatus();
+  return NotImplemented(file, "general.type", "a file that is not a whole model");
+}
 
 absl::Status ReadHyperparameters(const GgufFile& file, ModelConfig& config) {
   return HyperparameterReader(file, config).Read();

@@ -22,6 +22,10 @@ inline constexpr char kNfcKey[] = "nibble.tokenizer.nfc";
 // rope_freqs.weight; no other tensor's data.
 absl::Status ReadHyperparameters(const GgufFile& file, ModelConfig& config);
 
+// Whether the file is a model and all of it, whatever its architecture: UNIMPLEMENTED for a part of
+// one in several files, or another kind of file (general.type); DATA_LOSS for keys of other types.
+absl::Status CheckWholeModel(const GgufFile& file);
+
 // Every tensor the config needs is there, of its shape and of a readable type, and no other is.
 // NOT_FOUND, INVALID_ARGUMENT and UNIMPLEMENTED name the tensor.
 absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config);

@@ -53,6 +53,7 @@ absl::StatusOr<QuantizeSource> QuantizeSource::Open(const std::string& path) {
   QuantizeSource source;
   NIBBLE_ASSIGN_OR_RETURN(source.file_, ModelFile::Open(path));
   if (const GgufFile* gguf = source.file_->gguf(); gguf != nullptr) {
+    NIBBLE_RETURN_IF_ERROR(CheckWholeModel(*gguf));
     source.tensors_ = MakeSourceTensors(*gguf);
     return source;
   }

@@ -16,7 +16,8 @@ namespace nibble {
 class QuantizeSource {
  public:
   // Errors of ModelFile; of a folder also those of its config and tensors. A GGUF file may be of an
-  // architecture that this program does not serve.
+  // architecture that this program does not serve, and is a whole model (CheckWholeModel,
+  // gguf_model.h).
   static absl::StatusOr<QuantizeSource> Open(const std::string& path);
 
   const ModelFile& file() const { return *file_; }

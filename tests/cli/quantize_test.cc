@@ -84,6 +84,34 @@ TEST_F(QuantizeCommand, AnExistingFileIsReplacedOnlyWhenTold) {
   EXPECT_EQ(Inspect(output_).quantized->type, "q4_0");
 }
 
+// Either would become a small file that says it is a model.
+TEST_F(QuantizeCommand, APartOfASplitModelIsRefused) {
+  for (const char* architecture : {"llama", "phi3"}) {
+    testing::GgufWriter part = testing::TinyModel({});
+    part.String("general.architecture", architecture);
+    part.Raw("split.count", 2, testing::BytesOf<uint16_t>(3));
+    const std::string model = testing::WriteTempFile("cli_quantize_part.gguf", part.Build());
+    EXPECT_EQ(Run({"--model", model, "--output", output_, "--type", "q8_0"}), kExitFailure);
+    EXPECT_THAT(err_.str(), HasSubstr("key 'split.count' is u16 3: a model in several files"));
+    testing::GgufWriter adapter = testing::TinyModel({});
+    adapter.String("general.architecture", architecture);
+    adapter.String("general.type", "adapter");
+    const std::string other = testing::WriteTempFile("cli_quantize_lora.gguf", adapter.Build());
+    EXPECT_EQ(Run({"--model", other, "--output", output_, "--type", "q8_0"}), kExitFailure);
+    EXPECT_THAT(err_.str(), HasSubstr("a file that is not a whole model"));
+  }
+  EXPECT_NE(access(output_.c_str(), F_OK), 0);
+}
+
+TEST_F(QuantizeCommand, AModelThatIsNotServedIsQuantizedWithAWarning) {
+  testing::GgufWriter writer = testing::TinyModel({});
+  writer.String("general.architecture", "phi3");
+  const std::string model = testing::WriteTempFile("cli_quantize_phi.gguf", writer.Build());
+  EXPECT_EQ(Run({"--model", model, "--output", output_, "--type", "q8_0"}), kExitOk);
+  EXPECT_THAT(err_.str(), HasSubstr("warning: this program cannot serve the model: " + model +
+                                    ": architecture \"phi3\" is not implemented"));
+}
+
 TEST_F(QuantizeCommand, TheSourceIsNeverTheOutput) {
   EXPECT_EQ(Run({"--model", model_, "--output", model_, "--overwrite"}), kExitUsage);
   EXPECT_THAT(err_.str(), HasSubstr("is the file that --model names"));
