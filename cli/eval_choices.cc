@@ -148,7 +148,7 @@ int RunChoices(const ChoicesFlags& flags, const Io& io) {
   const absl::StatusOr<ChoicesResult> result = Evaluate(flags, io);
   if (!result.ok()) return Fail(io, result.status());
   if (flags.output == OutputFormat::kJson) {
-    io.out << ChoicesJson(*result).dump() << std::endl;
+    PrintJson(io.out, ChoicesJson(*result));
   } else {
     io.out << absl::StreamFormat(
                   "accuracy %.2f %% +- %.2f  by length %.2f %% +- %.2f  (%d questions)\n",

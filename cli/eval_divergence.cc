@@ -160,7 +160,7 @@ int RunSaveBase(const DivergenceFlags& flags, const Io& io) {
   const absl::StatusOr<BaseFileInfo> info = SaveBase(flags, io);
   if (!info.ok()) return Fail(io, info.status());
   if (flags.output == OutputFormat::kJson) {
-    io.out << SavedBaseJson(flags.save_base, *info).dump() << std::endl;
+    PrintJson(io.out, SavedBaseJson(flags.save_base, *info));
     return kExitOk;
   }
   const double perplexity = std::exp(info->nll.mean);
@@ -253,9 +253,8 @@ int RunDivergence(const DivergenceFlags& flags, const Io& io) {
   const absl::StatusOr<Report> report = Evaluate(flags, io);
   if (!report.ok()) return Fail(io, report.status());
   if (flags.output == OutputFormat::kJson) {
-    io.out
-        << DivergenceJson(report->result, report->windows, report->base, report->candidate).dump()
-        << std::endl;
+    PrintJson(io.out,
+              DivergenceJson(report->result, report->windows, report->base, report->candidate));
   } else {
     io.out << DivergenceText(report->result, report->windows, report->base, report->candidate)
            << std::flush;

@@ -63,7 +63,7 @@ int RunPerplexity(const PerplexityFlags& flags, const Io& io) {
   const absl::StatusOr<PerplexityResult> result = Evaluate(flags, io);
   if (!result.ok()) return Fail(io, result.status());
   if (flags.output == OutputFormat::kJson) {
-    io.out << PerplexityJson(*result).dump() << std::endl;
+    PrintJson(io.out, PerplexityJson(*result));
   } else {
     io.out << absl::StreamFormat(
                   "perplexity %.4f +- %.4f  (nll %.5f over %d tokens in %d windows)\n",

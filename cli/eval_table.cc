@@ -286,7 +286,7 @@ int RunTable(const TableFlags& flags, const Io& io) {
   Table table(flags, io);
   if (const absl::Status status = table.Run(); !status.ok()) return Fail(io, status);
   if (flags.output == OutputFormat::kJson) {
-    io.out << TableJson(table.rows(), table.windows(), flags).dump() << std::endl;
+    PrintJson(io.out, TableJson(table.rows(), table.windows(), flags));
   } else {
     io.out << TableMarkdown(table.rows(), table.windows()) << std::flush;
   }

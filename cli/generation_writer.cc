@@ -94,7 +94,7 @@ int GenerationWriter::OnFinished(const Outcome& outcome, bool interrupted) {
     return absl::IsInvalidArgument(outcome.status) ? kExitUsage : kExitFailure;
   }
   if (!text) {
-    io_.out << Summary(outcome).dump(-1, ' ', false, Json::error_handler_t::replace) << std::endl;
+    PrintJson(io_.out, Summary(outcome));
   } else if (io_.err_is_terminal) {
     io_.err << StatsLine(outcome) << std::endl;
   }

@@ -225,7 +225,7 @@ int RunInspect(const InspectFlags& flags, const Io& io) {
   }
   const InspectReport report = Inspect(flags.file);
   if (flags.output == OutputFormat::kJson) {
-    io.out << InspectJson(report).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
+    PrintJson(io.out, InspectJson(report), 2);
   } else {
     PrintInspectText(report, flags, io.out);
   }

@@ -82,8 +82,7 @@ void PrintMachineText(const MachineInfo& machine, const absl::Status& cuda, std:
   line("could run too", others.empty()
                             ? "nothing else"
                             : absl::StrCat(absl::StrJoin(others, ", "), " (--cpu-isa forces one)"));
-  line("cuda",
-       cuda.ok() ? "cuda:0 is usable (--device cuda:0)" : cuda.message());
+  line("cuda", cuda.ok() ? "cuda:0 is usable (--device cuda:0)" : cuda.message());
   out.flush();
 }
 
@@ -91,8 +90,7 @@ int RunInspectMachine(OutputFormat output, const Io& io) {
   const MachineInfo machine = DescribeMachine();
   const absl::Status cuda = CheckCuda(0);
   if (output == OutputFormat::kJson) {
-    io.out << MachineJson(machine, cuda).dump(2, ' ', false, Json::error_handler_t::replace)
-           << std::endl;
+    PrintJson(io.out, MachineJson(machine, cuda), 2);
   } else {
     PrintMachineText(machine, cuda, io.out);
   }

@@ -330,7 +330,7 @@ int RunPlan(const std::string& model, const PlanFlags& flags, OutputFormat outpu
                                                     : Fail(io, report.status());
   }
   if (output == OutputFormat::kJson) {
-    io.out << PlanJson(*report).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
+    PrintJson(io.out, PlanJson(*report), 2);
   } else {
     PrintPlanText(*report, io.out);
   }

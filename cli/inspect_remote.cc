@@ -100,7 +100,7 @@ int RunInspectRemote(const RemoteFlags& flags, OutputFormat output, const Io& io
   const absl::StatusOr<v1::GetModelResponse> model = Ask(flags);
   if (!model.ok()) return Fail(io, model.status());
   if (output == OutputFormat::kJson) {
-    io.out << RemoteModelJson(*model).dump(2) << std::endl;
+    PrintJson(io.out, RemoteModelJson(*model), 2);
   } else {
     PrintRemoteModel(*model, io.out);
   }

@@ -129,7 +129,7 @@ int RunQuantize(const QuantizeFlags& flags, const Io& io) {
                                                      : Fail(io, summary.status());
   }
   if (flags.format == OutputFormat::kJson) {
-    io.out << SummaryJson(flags, *summary).dump(2) << std::endl;
+    PrintJson(io.out, SummaryJson(flags, *summary), 2);
   } else {
     PrintSummary(flags, *summary, io.out);
   }

@@ -189,7 +189,7 @@ int RunQuantizeToFolder(const QuantizeFlags& flags, const Io& io) {
   summary->seconds = std::chrono::duration<double>(clock.Now() - start).count();
   summary->peak_bytes = measured ? PeakMemoryBytes() : 0;
   if (flags.format == OutputFormat::kJson) {
-    io.out << SummaryJson(flags, *summary).dump(2) << std::endl;
+    PrintJson(io.out, SummaryJson(flags, *summary), 2);
   } else {
     PrintSummary(flags, *summary, io.out);
   }

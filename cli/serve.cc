@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/hints.h"
 #include "cli/local_model.h"
+#include "cli/output.h"
 #include "cli/port_file.h"
 #include "cli/progress.h"
 #include "cli/shutdown.h"
@@ -154,7 +155,7 @@ absl::Status Serve(const ServeFlags& flags, const std::shared_ptr<Log>& shared_l
 
 int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, const Io& io) {
   if (flags.print_config) {
-    io.out << config.dump(2) << std::endl;
+    PrintJson(io.out, config, 2);
     return kExitOk;
   }
   if (const absl::Status status = Validate(flags); !status.ok()) return WrongUsage(io, status);

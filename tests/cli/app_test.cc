@@ -129,6 +129,13 @@ TEST(PrintConfigTest, EveryFlagIsThereAndHasItsTwinInTheHelp) {
   }
 }
 
+// A path is bytes: it ended the program where it was no UTF-8.
+TEST(AppTest, APathThatIsNotUtf8IsPrintedAsFarAsItIs) {
+  const Ran ran = RunWith({"serve", "--print-config", "--model", "a\xff.gguf"});
+  EXPECT_EQ(ran.code, kExitOk);
+  EXPECT_EQ(nlohmann::json::parse(ran.out)["model"], "a\uFFFD.gguf");
+}
+
 TEST(EnvironmentTest, AVariableForOneCommandDoesNotBreakAnother) {
   EXPECT_EQ(RunWith({"version"}, {{"NIBBLE_THREADS", "many"}}).code, kExitOk);
   EXPECT_EQ(RunWith({"serve", "--print-config"}, {{"NIBBLE_TOP_K", "many"}}).code, kExitOk);

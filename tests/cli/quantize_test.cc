@@ -68,6 +68,17 @@ TEST_F(QuantizeCommand, JsonHoldsEveryTensor) {
   EXPECT_EQ(json["output"], output_);
 }
 
+// It ended the program after all the work.
+TEST_F(QuantizeCommand, AnOutputWhosePathIsNotUtf8IsToldAboutInJson) {
+  const std::string output = output_ + "\xff";
+  ASSERT_EQ(Run({"--model", model_, "--output", output, "--type", "q8_0", "--output-format", "json",
+                 "--overwrite"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(nlohmann::ordered_json::parse(out_.str())["output"], output_ + "\uFFFD");
+  EXPECT_TRUE(Inspect(output).status.ok());
+}
+
 TEST_F(QuantizeCommand, ADryRunWritesNothing) {
   ASSERT_EQ(Run({"--model", model_, "--type", "q2_k", "--dry-run"}), kExitOk) << err_.str();
   EXPECT_THAT(out_.str(), HasSubstr("bits a weight"));
