@@ -54,14 +54,16 @@ absl::StatusOr<int64_t> Budget(const QuantizeFlags& flags) {
                                                  "\", needed bytes, as 90000000 or 86MB"));
 }
 
-// Quantized by the mix, and by no pattern of --tensor-type.
+// Those that have a type by the mix, the one they have already among them, and by no pattern of
+// --tensor-type, and whose rows the probe's blocks fill.
 absl::StatusOr<std::vector<ProbedTensor>> Measurable(const QuantizeFlags& flags,
                                                      absl::Span<const TensorRecipe> recipes) {
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<TypeOverride> overrides,
                           ParseTensorTypes(flags.tensor_types));
   std::vector<ProbedTensor> tensors;
   for (const TensorRecipe& recipe : recipes) {
-    if (recipe.copied || recipe.dims.size() != 2) continue;
+    if (!recipe.quantizable || recipe.dims.size() != 2) continue;
+    if (recipe.dims[0] % TypeInfo(static_cast<int32_t>(kProbe)).block_elements != 0) continue;
     bool named = false;
     for (const TypeOverride& override : overrides) {
       named = named || std::regex_search(recipe.name, std::regex(override.pattern));
@@ -71,7 +73,11 @@ absl::StatusOr<std::vector<ProbedTensor>> Measurable(const QuantizeFlags& flags,
                        .rows = static_cast<int32_t>(recipe.dims[1]),
                        .cols = static_cast<int32_t>(recipe.dims[0])});
   }
-  return tensors;
+  if (!tensors.empty()) return tensors;
+  return absl::InvalidArgumentError(absl::StrCat(
+      flags.byte_budget.empty() ? "--sensitivity" : "--byte-budget",
+      ": found no tensor to choose a type for: those that --tensor-type names, vectors and rows "
+      "that are no multiple of 32 keep theirs"));
 }
 
 int64_t ElementsOf(const TensorRecipe& recipe) {

@@ -22,12 +22,13 @@ bool MeasuresTensors(const QuantizeFlags& flags);
 // INVALID_ARGUMENT names a flag that is wrong. Reads nothing.
 absl::Status CheckBudgetFlags(const QuantizeFlags& flags);
 
-// The damage of each tensor that `recipes` quantizes and no --tensor-type names: the mean KL
+// The damage of each tensor that `recipes` may quantize and no --tensor-type names: the mean KL
 // divergence, nats a token, of the model with it alone at a type, on the first --budget-windows of
 // the calibration text. Costs a run of these windows a tensor, the memory of the model, and
 // meanwhile a file beside the output (in the temporary folder where there is none) of 2 bytes a
 // word of the vocabulary and scored token: what the model itself says (engine/eval/base_file.h).
-// CANCELLED after Ctrl-C; errors of loading, of the text, of the file, and of MeasureSensitivity.
+// INVALID_ARGUMENT, before any work, where there is no such tensor; CANCELLED after Ctrl-C; errors
+// of loading, of the text, of the file, and of MeasureSensitivity.
 absl::StatusOr<std::vector<TensorChoices>> MeasureTensors(const QuantizeFlags& flags,
                                                           absl::Span<const TensorRecipe> recipes,
                                                           const Importance* importance,

@@ -279,7 +279,8 @@ absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
     recipe.dims = tensor.dims;
     recipe.quantized = tensor.quantized;
     recipe.source = recipe.target = static_cast<GgmlType>(tensor.ggml_type);
-    if (IsQuantizable(tensor)) {
+    recipe.quantizable = IsQuantizable(tensor);
+    if (recipe.quantizable) {
       recipe.target = rules.TypeFor(tensor);
       const auto match = std::find_if(
           overrides.begin(), overrides.end(),

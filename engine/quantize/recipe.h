@@ -77,9 +77,10 @@ struct TensorRecipe {
   std::vector<int64_t> dims;  // dims[0] is a row's length
   GgmlType source = GgmlType::kF32;
   GgmlType target = GgmlType::kF32;
-  bool copied = false;     // bytes as they are: not quantized, or of the type already
-  bool quantized = false;  // already, in the source
-  std::string note;        // "rows of 72 are no multiple of 256: Q5_0 for Q4_K"; usually empty
+  bool quantizable = false;  // the mix gives it a type, which may be the one it has
+  bool copied = false;       // bytes as they are: not quantizable, or of the type already
+  bool quantized = false;    // already, in the source
+  std::string note;          // "rows of 72 are no multiple of 256: Q5_0 for Q4_K"; usually empty
 };
 
 // One entry a tensor, in the source's order. INVALID_ARGUMENT for a pattern that is no regular

@@ -177,6 +177,27 @@ TEST_F(QuantizeCommand, QuantizingTwiceIsWarnedOf) {
   EXPECT_THAT(err_.str(), HasSubstr("warning: the source is quantized already"));
 }
 
+// What the mix leaves as the source has it was never measured, so a model of the mix's own types
+// could not be made smaller.
+TEST_F(QuantizeCommand, ABudgetTakesTensorsThatHaveTheMixsTypeAlready) {
+  ASSERT_EQ(
+      Run({"--model", model_, "--output", output_, "--type", "q4_k_m", "--output-format", "json"}),
+      kExitOk);
+  const int64_t bytes = nlohmann::json::parse(out_.str())["weights_bytes"];
+  const std::string less = std::to_string(bytes * 9 / 10);
+  ASSERT_EQ(Run({"--model", output_, "--type", "q4_k_m", "--dry-run", "--byte-budget", less,
+                 "--budget-types", "Q3_K,Q4_K,Q6_K", "--budget-windows", "1",
+                 "--calibration-length", "32", "--output-format", "json"}),
+            kExitOk)
+      << err_.str();
+  const auto json = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(json["sensitivity"].size(), 15u) << "the embedding and seven linears in two layers";
+  EXPECT_LE(json["weights_bytes"], bytes * 9 / 10);
+  EXPECT_EQ(Run({"--model", model_, "--dry-run", "--sensitivity", "--tensor-type", ".=q8_0"}),
+            kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--sensitivity: found no tensor to choose a type for"));
+}
+
 TEST_F(QuantizeCommand, ATextMeasuresImportanceThatAFileThenRepeats) {
   std::string text;
   for (int i = 0; i < 900; ++i) text += static_cast<char>('a' + (i * i + i / 7) % 26);
