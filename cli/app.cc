@@ -137,6 +137,7 @@ class Commands {
 
   // The environment's values become arguments of the chosen command, in front of the given ones.
   void Parse(const std::vector<std::string>& args, const Environment& environment) {
+    args_ = args;
     std::vector<std::string> full = args;
     for (const Command& command : commands_) {
       const size_t words = command.path.size();
@@ -206,8 +207,10 @@ class Commands {
     table.App().footer(TableFooter());
   }
   void AddQuantize() {
-    Flags& flags = Add(app_, "quantize", "Write a model file in other types",
-                       [this](const Io& io) { return RunQuantize(quantize_, io); });
+    Flags& flags = Add(app_, "quantize", "Write a model file in other types", [this](const Io& io) {
+      quantize_.command_line = args_;
+      return RunQuantize(quantize_, io);
+    });
     AddQuantizeFlags(flags, quantize_);
     flags.App().footer(QuantizeFooter());
   }
@@ -225,6 +228,7 @@ class Commands {
   }
 
   CLI::App app_;
+  std::vector<std::string> args_;  // as they were given, before the environment's
   ServeFlags serve_;
   GenerateFlags generate_;
   TokenizeFlags tokenize_;

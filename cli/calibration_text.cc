@@ -26,6 +26,14 @@ std::vector<int32_t> ChooseWindows(int32_t total, int32_t count, uint64_t seed) 
   return all;
 }
 
+std::vector<int32_t> CalibrationText::Joined() const {
+  std::vector<int32_t> ids;
+  for (const std::vector<int32_t>& window : windows) {
+    ids.insert(ids.end(), window.begin(), window.end());
+  }
+  return ids;
+}
+
 absl::StatusOr<CalibrationText> ReadCalibration(const CalibrationOptions& options,
                                                 const ModelConfig& config,
                                                 const Tokenizer& tokenizer) {

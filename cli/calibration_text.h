@@ -22,6 +22,8 @@ struct CalibrationText {
   std::vector<std::vector<int32_t>> windows;  // in the text's order
   int32_t length = 0;                         // of each
   std::string sha256;                         // of the text
+
+  std::vector<int32_t> Joined() const;  // the windows one after the other
 };
 
 // Windows as `nibble eval` cuts them, with a BOS where the model asks for one. NOT_FOUND: no such

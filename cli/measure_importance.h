@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "cli/calibration_text.h"
 #include "cli/io.h"
 #include "engine/quantize/importance.h"
 
@@ -14,15 +15,15 @@ namespace nibble {
 struct MeasuredImportance {
   Importance importance;
   int32_t windows = 0;
-  int32_t window = 0;  // tokens of one
+  int32_t length = 0;       // tokens of one
+  std::string text_sha256;  // of the whole text
 };
 
-// Runs `text` through the model at `path` in windows of 512 tokens (as `nibble eval`; fewer where
-// the model's context is shorter), with f32 activations. Costs one forward pass over the text and
-// the memory the model takes to serve. Errors of loading, and INVALID_ARGUMENT for a text shorter
-// than a window. `threads` as --threads. Progress goes to io.err.
+// Runs the windows of `text` through the model at `path`, with f32 activations. Costs one forward
+// pass over them and the memory the model takes to serve. Errors of loading and of ReadCalibration.
+// `threads` as --threads. Progress goes to io.err.
 absl::StatusOr<MeasuredImportance> MeasureImportance(const std::string& path,
-                                                     const std::string& text, int32_t threads,
-                                                     const Io& io);
+                                                     const CalibrationOptions& text,
+                                                     int32_t threads, const Io& io);
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "cli/progress.h"
 #include "cli/quantize_resume.h"
+#include "cli/quantize_unused.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/model/work_folder.h"
@@ -43,7 +44,7 @@ absl::Status CheckTexts(const QuantizeFlags& flags, const Method& method) {
                                                    " looks at no text; leave it out, or take gptq, "
                                                    "awq, clip or smoothquant"));
   }
-  return absl::OkStatus();
+  return CheckAllUsed(flags, &method);
 }
 
 std::string MethodOptionsText(const QuantizeFlags& flags, const Method& method) {
@@ -59,6 +60,8 @@ std::string MethodOptionsText(const QuantizeFlags& flags, const Method& method) 
     parts.push_back(absl::StrCat("--calibration-windows ", flags.calibration_windows,
                                  " --calibration-length ", flags.calibration_length, " --seed ",
                                  flags.seed));
+  } else if (method.incoherent) {
+    parts.push_back(absl::StrCat("--seed ", flags.seed));
   }
   return absl::StrJoin(parts, " ");
 }

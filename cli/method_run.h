@@ -25,7 +25,7 @@ absl::StatusOr<CalibrationText> CalibrationFor(const QuantizeFlags& flags,
                                                const QuantizeSource& source,
                                                const ModelConfig& config);
 
-// INVALID_ARGUMENT for flags of texts that do not go with the method.
+// INVALID_ARGUMENT for flags of texts that do not go with the method, and as CheckAllUsed.
 absl::Status CheckTexts(const QuantizeFlags& flags, const quantize::Method& method);
 
 // The method's flags as they would be typed; no paths, which tell nothing elsewhere.

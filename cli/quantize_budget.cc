@@ -101,9 +101,7 @@ class Damage {
     options.seed = flags.seed;
     NIBBLE_ASSIGN_OR_RETURN(const CalibrationText text,
                             ReadCalibration(options, model_.config, *model_.tokenizer));
-    for (const std::vector<int32_t>& window : text.windows) {
-      ids_.insert(ids_.end(), window.begin(), window.end());
-    }
+    ids_ = text.Joined();
     windows_.window = text.length;
     source_ = model_.file->Source(model_.config);
     NIBBLE_RETURN_IF_ERROR(

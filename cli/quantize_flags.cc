@@ -39,9 +39,11 @@ void AddMethodFlags(Flags& flags, QuantizeFlags& quantize) {
       ->check(CLI::Range(0.0, 1.0));
   flags
       .Add("--calibration-windows", quantize.calibration_windows,
-           "Windows of the text that a method looks at, at most")
+           "Windows of the text that are looked at, at most")
       ->check(CLI::Range(1, 1 << 20));
-  flags.Add("--calibration-length", quantize.calibration_length, "Tokens of one window, at most")
+  flags
+      .Add("--calibration-length", quantize.calibration_length,
+           "Tokens of one window, at most, a budget's too")
       ->check(CLI::Range(2, 1 << 20));
   flags.Add("--seed", quantize.seed, "Of the choice of windows where the text has more");
   flags.Add("--no-resume", quantize.no_resume,

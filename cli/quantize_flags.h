@@ -45,6 +45,8 @@ struct QuantizeFlags {
   bool dry_run = false;
   bool overwrite = false;
   OutputFormat format = OutputFormat::kText;
+
+  std::vector<std::string> command_line;  // what was typed, without what variables add to it
 };
 
 void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize);

@@ -9,6 +9,7 @@
 #include "cli/measure_importance.h"
 #include "cli/progress.h"
 #include "cli/quantize_budget.h"
+#include "cli/quantize_unused.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
 #include "engine/base/status_macros.h"
@@ -24,6 +25,7 @@ struct Job {
   Importance importance;
   std::string importance_sha256;
   std::string calibration_sha256;
+  int32_t calibration_windows = 0, calibration_length = 0;  // that the importance is of
 };
 
 absl::StatusOr<Job> MakeJob(const QuantizeFlags& flags) {
@@ -47,13 +49,20 @@ void WarnIfNotServed(const QuantizeSource& source, const Io& io) {
 absl::Status ReadImportance(const QuantizeFlags& flags, const Io& io, Job& job) {
   if (!flags.calibration.empty()) {
     NIBBLE_ASSIGN_OR_RETURN(MeasuredImportance measured,
-                            MeasureImportance(flags.model, flags.calibration, flags.threads, io));
+                            MeasureImportance(flags.model,
+                                              {.path = flags.calibration,
+                                               .windows = flags.calibration_windows,
+                                               .length = flags.calibration_length,
+                                               .seed = flags.seed},
+                                              flags.threads, io));
     if (!flags.imatrix_output.empty()) {
       NIBBLE_RETURN_IF_ERROR(
-          measured.importance.Write(flags.imatrix_output, measured.windows, measured.window));
+          measured.importance.Write(flags.imatrix_output, measured.windows, measured.length));
     }
     job.importance = std::move(measured.importance);
-    NIBBLE_ASSIGN_OR_RETURN(job.calibration_sha256, FileSha256(flags.calibration));
+    job.calibration_sha256 = std::move(measured.text_sha256);
+    job.calibration_windows = measured.windows;
+    job.calibration_length = measured.length;
     return absl::OkStatus();
   }
   if (flags.imatrix.empty()) return absl::OkStatus();
@@ -82,7 +91,14 @@ std::string OptionsText(const QuantizeFlags& flags) {
     parts.push_back(absl::StrCat("--tensor-type ", text));
   }
   if (!flags.imatrix.empty()) parts.emplace_back("--imatrix");
-  if (!flags.calibration.empty()) parts.emplace_back("--calibration");
+  if (!flags.calibration.empty()) {
+    parts.push_back(
+        absl::StrCat("--calibration --calibration-windows ", flags.calibration_windows));
+  }
+  if (!flags.calibration.empty() || !flags.byte_budget.empty()) {
+    parts.push_back(
+        absl::StrCat("--calibration-length ", flags.calibration_length, " --seed ", flags.seed));
+  }
   if (!flags.byte_budget.empty()) {
     parts.push_back(absl::StrCat("--byte-budget ", flags.byte_budget, " --budget-types ",
                                  flags.budget_types, " --budget-windows ", flags.budget_windows));
@@ -113,6 +129,7 @@ void WarnAboutPlan(const std::vector<TensorRecipe>& recipes, const Job& job, con
 absl::Status CheckTypeFlags(const QuantizeFlags& flags) {
   NIBBLE_RETURN_IF_ERROR(CheckImportanceFlags(flags));
   NIBBLE_RETURN_IF_ERROR(CheckBudgetFlags(flags));
+  NIBBLE_RETURN_IF_ERROR(CheckAllUsed(flags, nullptr));
   return MakeJob(flags).status();
 }
 
@@ -141,6 +158,8 @@ absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Inte
   QuantizeOptions options;
   NIBBLE_ASSIGN_OR_RETURN(options.keys, source.Keys());
   summary.type = job.recipe.mix.name;
+  summary.calibration_windows = job.calibration_windows;
+  summary.calibration_length = job.calibration_length;
   if (flags.dry_run) {
     summary.report = PlannedReport(source.tensors(), recipes);
     return summary;

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cli/app.h"
+#include "cli/method_run.h"
 #include "engine/inspect.h"
 #include "tests/engine/weights/gguf_writer.h"
 
@@ -68,6 +69,12 @@ TEST_F(QuantizeMethod, WritesAModelThatSaysHowItCameToBe) {
             "--damping 0.02 --calibration-windows 4 --calibration-length 32 --seed 1");
   EXPECT_EQ(report.quantized->source_sha256, json["source_sha256"]);
   EXPECT_EQ(report.quantized->calibration_sha256.size(), 64u);
+}
+
+TEST(MethodOptionsText, TellsTheSeedOfARotation) {
+  const quantize::Method rotated = *quantize::ParseMethod("incoherent-rtn-int4-full-g64");
+  EXPECT_EQ(MethodOptionsText({}, rotated), "--seed 1");
+  EXPECT_EQ(MethodOptionsText({}, *quantize::ParseMethod("rtn-int4-full-g64")), "");
 }
 
 TEST_F(QuantizeMethod, ADryRunSaysWhatWouldBeAndWritesNothing) {

@@ -223,6 +223,22 @@ TEST_F(QuantizeCommand, ATextMeasuresImportanceThatAFileThenRepeats) {
             kExitUsage);
 }
 
+// All of the text was read in windows of 512, whatever these flags said.
+TEST_F(QuantizeCommand, ImportanceIsOfTheWindowsAskedFor) {
+  const std::string calibration =
+      testing::WriteTempFile("cli_quantize_windows.txt", std::vector<uint8_t>(3000, 'a'));
+  ASSERT_EQ(Run({"--model", model_, "--output", output_, "--type", "q4_0", "--calibration",
+                 calibration, "--calibration-windows", "2", "--calibration-length", "32", "--seed",
+                 "3", "--output-format", "json"}),
+            kExitOk)
+      << err_.str();
+  const auto json = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(json["calibration"]["windows"], 2);
+  EXPECT_EQ(json["calibration"]["length"], 32);
+  EXPECT_EQ(Inspect(output_).quantized->options,
+            "--calibration --calibration-windows 2 --calibration-length 32 --seed 3");
+}
+
 TEST(ParseTensorType, TakesTheLastEqualsSign) {
   const absl::StatusOr<TypeOverride> entry = ParseTensorType("a=b=Q4_K");
   ASSERT_TRUE(entry.ok());
