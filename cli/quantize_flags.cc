@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <regex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -190,7 +191,14 @@ absl::StatusOr<TypeOverride> ParseTensorType(const std::string& text) {
   if (!type.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--tensor-type: ", type.status().message()));
   }
-  return TypeOverride{text.substr(0, equals), *type};
+  const std::string pattern = text.substr(0, equals);
+  try {
+    const std::regex compiles(pattern);
+  } catch (const std::regex_error& error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tensor-type: \"", pattern, "\" is no regular expression: ", error.what()));
+  }
+  return TypeOverride{pattern, *type};
 }
 
 absl::StatusOr<std::vector<TypeOverride>> ParseTensorTypes(const std::vector<std::string>& texts) {
@@ -200,6 +208,13 @@ absl::StatusOr<std::vector<TypeOverride>> ParseTensorTypes(const std::vector<std
     entries.push_back(std::move(entry));
   }
   return entries;
+}
+
+absl::StatusOr<std::vector<TensorRecipe>> PlanTensors(const SourceTensors& source,
+                                                      const RecipeOptions& options) {
+  absl::StatusOr<std::vector<TensorRecipe>> recipes = PlanTypes(source, options);
+  if (!absl::IsInvalidArgument(recipes.status())) return recipes;
+  return absl::InvalidArgumentError(absl::StrCat("--tensor-type: ", recipes.status().message()));
 }
 
 // Affinity and the container's limit count. The backend's threads end with this call.

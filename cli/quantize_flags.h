@@ -60,6 +60,10 @@ absl::StatusOr<MixInfo> ParseTypeFlag(const std::string& type);
 absl::StatusOr<TypeOverride> ParseTensorType(const std::string& text);
 absl::StatusOr<std::vector<TypeOverride>> ParseTensorTypes(const std::vector<std::string>& texts);
 
+// PlanTypes: what it refuses as INVALID_ARGUMENT is one of --tensor-type's, which is named.
+absl::StatusOr<std::vector<TensorRecipe>> PlanTensors(const SourceTensors& source,
+                                                      const RecipeOptions& options);
+
 // --threads, or as the cpu backend counts.
 absl::StatusOr<int32_t> NumThreads(int32_t asked);
 

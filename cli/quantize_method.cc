@@ -66,7 +66,7 @@ class MethodRun {
     recipe.mix = mix_;
     recipe.pure = flags_.pure;
     NIBBLE_ASSIGN_OR_RETURN(recipe.overrides, ParseTensorTypes(flags_.tensor_types));
-    NIBBLE_ASSIGN_OR_RETURN(recipes_, PlanTypes(source_->tensors(), recipe));
+    NIBBLE_ASSIGN_OR_RETURN(recipes_, PlanTensors(source_->tensors(), recipe));
     NIBBLE_RETURN_IF_ERROR(CheckGroups());
     return WarnOfPlan();
   }

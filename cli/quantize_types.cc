@@ -140,7 +140,7 @@ absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Inte
   NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(flags.model));
   WarnIfNotServed(source, io);
   NIBBLE_ASSIGN_OR_RETURN(std::vector<TensorRecipe> recipes,
-                          PlanTypes(source.tensors(), job.recipe));
+                          PlanTensors(source.tensors(), job.recipe));
   NIBBLE_RETURN_IF_ERROR(ReadImportance(flags, io, job));
   QuantizeSummary summary;
   if (MeasuresTensors(flags)) {
@@ -152,7 +152,7 @@ absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Inte
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<TypeOverride> chosen,
                             OverridesWithin(flags, recipes, summary.sensitivity));
     job.recipe.overrides.insert(job.recipe.overrides.end(), chosen.begin(), chosen.end());
-    NIBBLE_ASSIGN_OR_RETURN(recipes, PlanTypes(source.tensors(), job.recipe));
+    NIBBLE_ASSIGN_OR_RETURN(recipes, PlanTensors(source.tensors(), job.recipe));
   }
   WarnAboutPlan(recipes, job, io);
   QuantizeOptions options;

@@ -221,19 +221,32 @@ void FallBack(TensorRecipe& recipe) {
 struct Override {
   std::regex pattern;
   Type type;
+  bool found = false;  // in the name of a tensor to quantize
 };
 
 absl::StatusOr<std::vector<Override>> Compile(const std::vector<TypeOverride>& overrides) {
   std::vector<Override> compiled;
   for (const TypeOverride& entry : overrides) {
     try {
-      compiled.push_back({std::regex(entry.pattern), entry.type});
+      compiled.push_back({.pattern = std::regex(entry.pattern), .type = entry.type});
     } catch (const std::regex_error& error) {
       return absl::InvalidArgumentError(
           absl::StrCat("\"", entry.pattern, "\" is no regular expression: ", error.what()));
     }
   }
   return compiled;
+}
+
+// The first that is found in the name, or null.
+const Override* FirstFound(const std::string& name, std::vector<Override>& overrides) {
+  const Override* first = nullptr;
+  for (Override& entry : overrides) {
+    if (first != nullptr && entry.found) continue;
+    if (!std::regex_search(name, entry.pattern)) continue;
+    entry.found = true;
+    if (first == nullptr) first = &entry;
+  }
+  return first;
 }
 
 }  // namespace
@@ -270,7 +283,7 @@ std::string NameOf(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).
 
 absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<Override> overrides, Compile(options.overrides));
+  NIBBLE_ASSIGN_OR_RETURN(std::vector<Override> overrides, Compile(options.overrides));
   MixRules rules(source, options);
   std::vector<TensorRecipe> recipes;
   for (const SourceTensor& tensor : source.tensors()) {
@@ -282,10 +295,8 @@ absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
     recipe.quantizable = IsQuantizable(tensor);
     if (recipe.quantizable) {
       recipe.target = rules.TypeFor(tensor);
-      const auto match = std::find_if(
-          overrides.begin(), overrides.end(),
-          [&](const Override& entry) { return std::regex_search(tensor.name, entry.pattern); });
-      if (match != overrides.end()) recipe.target = match->type;
+      const Override* const found = FirstFound(tensor.name, overrides);
+      if (found != nullptr) recipe.target = found->type;
       FallBack(recipe);
     }
     recipe.copied = recipe.target == recipe.source;
@@ -296,6 +307,12 @@ absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                    ", which this program does not read"));
     }
     recipes.push_back(std::move(recipe));
+  }
+  for (size_t i = 0; i < overrides.size(); ++i) {
+    if (overrides[i].found) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", options.overrides[i].pattern, "\" is found in no name of a tensor of ",
+                     source.name(), " that is quantized; vectors and norms are copied"));
   }
   return recipes;
 }

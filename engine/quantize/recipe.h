@@ -84,7 +84,8 @@ struct TensorRecipe {
 };
 
 // One entry a tensor, in the source's order. INVALID_ARGUMENT for a pattern that is no regular
-// expression; UNIMPLEMENTED for a tensor to quantize whose type cannot be read.
+// expression, or is found in no tensor to quantize; UNIMPLEMENTED for a tensor to quantize whose
+// type cannot be read.
 absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options);
 

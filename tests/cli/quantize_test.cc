@@ -167,6 +167,14 @@ TEST_F(QuantizeCommand, WrongFlagsAreUsageErrorsThatSayWhatIsKnown) {
   EXPECT_THAT(err_.str(), HasSubstr("needed REGEX=TYPE"));
   EXPECT_EQ(Run({"--model", model_, "--output", output_, "--tensor-type", "x=q1"}), kExitUsage);
   EXPECT_THAT(err_.str(), HasSubstr("needed one of f32, f16, q4_0"));
+  for (const char* mode : {"--type=q4_0", "--method=rtn"}) {
+    EXPECT_EQ(Run({"--model", "/no/such", "--output", output_, mode, "--tensor-type", "(=q8_0"}),
+              kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("--tensor-type: \"(\" is no regular expression"));
+    EXPECT_EQ(Run({"--model", model_, "--output", output_, mode, "--tensor-type", "atn_q=q8_0"}),
+              kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("--tensor-type: \"atn_q\" is found in no name of a tensor"));
+  }
 }
 
 TEST_F(QuantizeCommand, QuantizingTwiceIsWarnedOf) {

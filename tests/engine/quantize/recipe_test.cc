@@ -139,6 +139,25 @@ TEST(Recipe, PureAndOverridesWinInThatOrder) {
             absl::StatusCode::kInvalidArgument);
 }
 
+// A mistyped one left the tensor to the mix without a word.
+TEST(Recipe, APatternThatIsFoundInNothingToQuantizeIsRefused) {
+  const Parsed parsed(Model());
+  RecipeOptions options = MixOf("q4_k_m");
+  const auto plan = [&](std::vector<TypeOverride> overrides) {
+    options.overrides = std::move(overrides);
+    return PlanTypes(*MakeSourceTensors(parsed.file), options).status();
+  };
+  for (const char* pattern : {"atn_q", "^attn_q", "attn_norm"}) {
+    const absl::Status status = plan({{"attn_q", GgmlType::kQ8_0}, {pattern, GgmlType::kQ8_0}});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << pattern;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("\"" + std::string(pattern) + "\" is found in no name"));
+  }
+  EXPECT_TRUE(plan({{"ffn_up", GgmlType::kQ8_0}, {"ffn_up|ffn_down", GgmlType::kQ4_0}}).ok());
+  EXPECT_TRUE(plan({{"ffn", GgmlType::kQ8_0}, {"ffn_up", GgmlType::kQ4_0}}).ok())
+      << "the first wins, and the second is found";
+}
+
 TEST(Recipe, RowsThatDoNotFitFallBackByName) {
   testing::TinyModelOptions model = Model();
   model.hidden = 64;
