@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include "absl/strings/strip.h"
 #include "cli/bench.h"
 #include "cli/eval_table_mix.h"
+#include "cli/interrupt.h"
 #include "cli/local_model.h"
 #include "cli/peak_memory.h"
 #include "cli/progress.h"
@@ -101,7 +103,8 @@ double MeanBits(const std::vector<quantize::LinearReport>& linears) {
 // Makes the rows, one method after the other, all against the same base.
 class Table {
  public:
-  Table(const TableFlags& flags, const Io& io) : flags_(flags), io_(io) {}
+  Table(const TableFlags& flags, Interrupt& interrupt, const Io& io)
+      : flags_(flags), interrupt_(interrupt), io_(io) {}
 
   absl::Status Run() {
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<Candidate> candidates, Candidates(flags_));
@@ -159,6 +162,14 @@ class Table {
     return Compare(*candidate, std::move(row));
   }
 
+  // Ctrl-C ends the process wherever else it comes: only this has a file to remove.
+  absl::StatusOr<MixedModel> Mixed(const MixInfo& mix,
+                                   std::function<void(int64_t, int64_t)> progress) {
+    const Cancellation cancellation(interrupt_);
+    return QuantizeToMix(flags_.model.model, mix, base_.backend->Info().num_threads,
+                         std::move(progress), cancellation.flag());
+  }
+
   // The file is as `nibble quantize --type` writes it, without importance.
   absl::Status AddMix(const MixInfo& mix) {
     TableRow row;
@@ -168,8 +179,8 @@ class Table {
     const Instant start = clock_.Now();
     NIBBLE_ASSIGN_OR_RETURN(
         const MixedModel mixed,
-        QuantizeToMix(flags_.model.model, mix, base_.backend->Info().num_threads,
-                      [&progress](int64_t done, int64_t total) { progress.Update(done, total); }));
+        Mixed(mix, [&progress](int64_t done, int64_t total) { progress.Update(done, total); }));
+    if (interrupt_.seen()) return absl::CancelledError("stopped");
     row.quantize_seconds = std::chrono::duration<double>(clock_.Now() - start).count();
     row.peak_bytes = measured ? PeakMemoryBytes() : 0;
     row.bits = mixed.bits;
@@ -270,6 +281,7 @@ class Table {
   }
 
   const TableFlags& flags_;
+  Interrupt& interrupt_;
   const Io& io_;
   const SteadyClock clock_;
   LocalModel base_;
@@ -283,8 +295,12 @@ class Table {
 
 int RunTable(const TableFlags& flags, const Io& io) {
   if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);
-  Table table(flags, io);
-  if (const absl::Status status = table.Run(); !status.ok()) return Fail(io, status);
+  Interrupt interrupt;
+  Table table(flags, interrupt, io);
+  if (const absl::Status status = table.Run(); !status.ok()) {
+    Fail(io, status);
+    return absl::IsCancelled(status) ? kExitInterrupted : kExitFailure;
+  }
   if (flags.output == OutputFormat::kJson) {
     PrintJson(io.out, TableJson(table.rows(), table.windows(), flags));
   } else {

@@ -60,7 +60,8 @@ double LayerBits(const std::vector<TensorRecipe>& recipes, const QuantizeReport&
 
 absl::StatusOr<MixedModel> QuantizeToMix(const std::string& path, const MixInfo& mix,
                                          int32_t num_threads,
-                                         std::function<void(int64_t, int64_t)> progress) {
+                                         std::function<void(int64_t, int64_t)> progress,
+                                         const std::atomic<bool>& cancelled) {
   NIBBLE_ASSIGN_OR_RETURN(const QuantizeSource source, QuantizeSource::Open(path));
   RecipeOptions recipe;
   recipe.mix = mix;
@@ -75,6 +76,7 @@ absl::StatusOr<MixedModel> QuantizeToMix(const std::string& path, const MixInfo&
   options.provenance.tool = absl::StrCat("nibble ", kVersion);
   options.num_threads = num_threads;
   options.progress = std::move(progress);
+  options.cancelled = &cancelled;
   NIBBLE_ASSIGN_OR_RETURN(const QuantizeReport report,
                           QuantizeGguf(source.tensors(), recipes, options));
   MixedModel mixed;

@@ -1,6 +1,7 @@
 // A model in one of ggml's mixes of types, for a row of `nibble eval table`.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,9 +20,11 @@ struct MixedModel {
 
 // Quantizes the model at `path` as `nibble quantize --type` does, without importance, into a file
 // in the directory for temporary ones, which must have room for it. Errors of QuantizeSource and
-// QuantizeGguf; RESOURCE_EXHAUSTED or PERMISSION_DENIED where no such file can be made.
+// QuantizeGguf, CANCELLED among them; RESOURCE_EXHAUSTED or PERMISSION_DENIED where no such file
+// can be made.
 absl::StatusOr<MixedModel> QuantizeToMix(const std::string& path, const MixInfo& mix,
                                          int32_t num_threads,
-                                         std::function<void(int64_t, int64_t)> progress);
+                                         std::function<void(int64_t, int64_t)> progress,
+                                         const std::atomic<bool>& cancelled);
 
 }  // namespace nibble

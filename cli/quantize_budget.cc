@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <regex>
 #include <set>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "cli/calibration_text.h"
+#include "cli/cancellable_runner.h"
 #include "cli/eval_text.h"
 #include "cli/local_model.h"
 #include "cli/parse.h"
@@ -104,9 +106,31 @@ class Damage {
     ids_ = text.Joined();
     windows_.window = text.length;
     source_ = model_.file->Source(model_.config);
-    NIBBLE_RETURN_IF_ERROR(
-        LoadWeights(model_, OneWindowRunner(flags_, text.length, model_.config), {}));
-    return KeepBase(flags.output);
+    return LoadWeights(model_, OneWindowRunner(flags_, text.length, model_.config), {});
+  }
+
+  // What the whole model says, in a file that loses its name as soon as it is open; the model
+  // itself is then no longer needed. From now on `cancelled` is looked at between steps.
+  absl::Status KeepBase(const std::string& output, const std::atomic<bool>& cancelled,
+                        const std::function<void(int64_t, int64_t)>& progress) {
+    cancelled_ = &cancelled;
+    std::error_code ignored;
+    std::filesystem::path folder = std::filesystem::path(output).parent_path();
+    if (output.empty()) folder = std::filesystem::temp_directory_path(ignored);
+    std::string scratch = (folder / "nibble-base.XXXXXX").string();
+    if (mkdtemp(scratch.data()) == nullptr) return FileError(scratch, "creating it", errno);
+    const std::string path = scratch + "/base";
+    CancellableRunner runner(*model_.runner, cancelled);
+    absl::Status status =
+        SaveBaseFile(runner, ids_, windows_, "the source", path, progress).status();
+    if (status.ok()) {
+      absl::StatusOr<std::unique_ptr<BaseFile>> base = BaseFile::Open(path);
+      status = base.status();
+      if (base.ok()) base_ = *std::move(base);
+    }
+    std::filesystem::remove_all(scratch, ignored);
+    model_.runner.reset();
+    return status;
   }
 
   const WeightSource& source() const { return *source_; }
@@ -119,33 +143,14 @@ class Damage {
         const std::unique_ptr<DeviceRunner> runner,
         DeviceRunner::Create(*model_.backend, model_.config, weights,
                              OneWindowRunner(flags_, windows_.window, model_.config), {}));
+    CancellableRunner cancellable(*runner, *cancelled_);
     NIBBLE_ASSIGN_OR_RETURN(const DivergenceResult result,
-                            EvaluateDivergence(*base_, *runner, ids_, windows_, nullptr));
+                            EvaluateDivergence(*base_, cancellable, ids_, windows_, nullptr));
     return result.kl.mean;
   }
 
  private:
-  // What the whole model says, in a file that loses its name as soon as it is open; the model
-  // itself is then no longer needed.
-  absl::Status KeepBase(const std::string& output) {
-    std::error_code ignored;
-    std::filesystem::path folder = std::filesystem::path(output).parent_path();
-    if (output.empty()) folder = std::filesystem::temp_directory_path(ignored);
-    std::string scratch = (folder / "nibble-base.XXXXXX").string();
-    if (mkdtemp(scratch.data()) == nullptr) return FileError(scratch, "creating it", errno);
-    const std::string path = scratch + "/base";
-    absl::Status status =
-        SaveBaseFile(*model_.runner, ids_, windows_, "the source", path, nullptr).status();
-    if (status.ok()) {
-      absl::StatusOr<std::unique_ptr<BaseFile>> base = BaseFile::Open(path);
-      status = base.status();
-      if (base.ok()) base_ = *std::move(base);
-    }
-    std::filesystem::remove_all(scratch, ignored);
-    model_.runner.reset();
-    return status;
-  }
-
+  const std::atomic<bool>* cancelled_ = nullptr;
   ModelFlags flags_;
   LocalModel model_;
   std::unique_ptr<WeightSource> source_;
@@ -153,6 +158,29 @@ class Damage {
   std::vector<int32_t> ids_;
   WindowOptions windows_;
 };
+
+absl::StatusOr<std::vector<TensorChoices>> Measure(const QuantizeFlags& flags,
+                                                   absl::Span<const ProbedTensor> tensors,
+                                                   SensitivityOptions options, Interrupt& interrupt,
+                                                   const Io& io) {
+  Damage damage;
+  NIBBLE_RETURN_IF_ERROR(damage.Open(flags));  // Ctrl-C ends the process: there is no file yet
+  const Cancellation cancellation(interrupt);
+  const SteadyClock clock;
+  {
+    Progress progress(io.err, io.err_is_terminal, "reading the text", nullptr, &clock);
+    NIBBLE_RETURN_IF_ERROR(
+        damage.KeepBase(flags.output, cancellation.flag(),
+                        [&](int64_t done, int64_t total) { progress.Update(done, total); }));
+  }
+  options.threads = damage.threads();
+  options.damage = [&](const std::string& name, const quantize::MatrixF& values) {
+    return damage.Of(name, values);
+  };
+  Progress progress(io.err, io.err_is_terminal, "measuring tensors", nullptr, &clock);
+  options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  return MeasureSensitivity(damage.source(), tensors, options);
+}
 
 }  // namespace
 
@@ -180,22 +208,10 @@ absl::StatusOr<std::vector<TensorChoices>> MeasureTensors(const QuantizeFlags& f
   options.importance = importance;
   NIBBLE_ASSIGN_OR_RETURN(options.types, BudgetTypes(flags));
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<ProbedTensor> tensors, Measurable(flags, recipes));
-  Damage damage;
-  NIBBLE_RETURN_IF_ERROR(damage.Open(flags));
-  options.threads = damage.threads();
-  std::atomic<bool> cancelled{false};
-  options.damage = [&](const std::string& name,
-                       const quantize::MatrixF& values) -> absl::StatusOr<double> {
-    if (cancelled.load()) return absl::CancelledError("stopped while measuring tensors");
-    return damage.Of(name, values);
-  };
-  const SteadyClock clock;
-  Progress progress(io.err, io.err_is_terminal, "measuring tensors", nullptr, &clock);
-  options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
-  interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
   absl::StatusOr<std::vector<TensorChoices>> measured =
-      MeasureSensitivity(damage.source(), tensors, options);
-  interrupt.OnInterrupt(nullptr);
+      Measure(flags, tensors, options, interrupt, io);
+  // A signal that came when nothing looked any more; what follows is long.
+  if (measured.ok() && interrupt.seen()) return absl::CancelledError("stopped after measuring");
   return measured;
 }
 

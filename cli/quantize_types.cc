@@ -1,6 +1,5 @@
 #include "cli/quantize_types.h"
 
-#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -173,18 +172,14 @@ absl::StatusOr<QuantizeSummary> QuantizeToTypes(const QuantizeFlags& flags, Inte
   options.provenance.tool = absl::StrCat("nibble ", kVersion);
   NIBBLE_ASSIGN_OR_RETURN(options.num_threads, NumThreads(flags.threads));
   options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
-  std::atomic<bool> cancelled{false};
-  options.cancelled = &cancelled;
   if (job.recipe.has_importance) {
     options.importance = &job.importance;
     options.provenance.importance_sha256 = job.importance_sha256;
     options.provenance.calibration_sha256 = job.calibration_sha256;
   }
-  interrupt.OnInterrupt([&cancelled] { cancelled.store(true); });
-  absl::StatusOr<QuantizeReport> report = QuantizeGguf(source.tensors(), recipes, options);
-  interrupt.OnInterrupt(nullptr);
-  if (!report.ok()) return report.status();
-  summary.report = *std::move(report);
+  const Cancellation cancellation(interrupt);
+  options.cancelled = &cancellation.flag();
+  NIBBLE_ASSIGN_OR_RETURN(summary.report, QuantizeGguf(source.tensors(), recipes, options));
   return summary;
 }
 
