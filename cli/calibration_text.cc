@@ -26,6 +26,17 @@ std::vector<int32_t> ChooseWindows(int32_t total, int32_t count, uint64_t seed) 
   return all;
 }
 
+absl::StatusOr<std::vector<std::vector<int32_t>>> CutCalibration(absl::Span<const int32_t> ids,
+                                                                 int32_t length, int32_t bos_id,
+                                                                 absl::string_view length_flag) {
+  absl::StatusOr<std::vector<std::vector<int32_t>>> windows =
+      quantize::CutWindows(ids, length, bos_id);
+  if (windows.ok()) return windows;
+  return absl::InvalidArgumentError(absl::StrCat("--calibration: ", windows.status().message(),
+                                                 "; take a longer text or a smaller ",
+                                                 length_flag));
+}
+
 std::vector<int32_t> CalibrationText::Joined() const {
   std::vector<int32_t> ids;
   for (const std::vector<int32_t>& window : windows) {
@@ -41,14 +52,7 @@ absl::StatusOr<CalibrationText> ReadCalibration(const CalibrationOptions& option
   if (options.path.empty()) {
     text = std::string(quantize::CalibrationSample());
   } else {
-    TextFlags flags;
-    flags.path = options.path;
-    absl::StatusOr<std::string> file = ReadText(flags);
-    if (!file.ok()) {
-      return absl::NotFoundError(absl::StrCat("--calibration \"", options.path,
-                                              "\": found nothing to read, needed a text file"));
-    }
-    text = *std::move(file);
+    NIBBLE_ASSIGN_OR_RETURN(text, ReadTextFile("--calibration", options.path));
   }
   CalibrationText calibration;
   calibration.sha256 =
@@ -57,7 +61,8 @@ absl::StatusOr<CalibrationText> ReadCalibration(const CalibrationOptions& option
   NIBBLE_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer.Encode(text, {}));
   NIBBLE_ASSIGN_OR_RETURN(const int32_t bos, BosId(tokenizer, Bos::kAuto));
   if (bos >= 0) ids.insert(ids.begin(), bos);
-  NIBBLE_ASSIGN_OR_RETURN(auto windows, quantize::CutWindows(ids, calibration.length, bos));
+  NIBBLE_ASSIGN_OR_RETURN(auto windows,
+                          CutCalibration(ids, calibration.length, bos, "--calibration-length"));
   const auto total = static_cast<int32_t>(windows.size());
   for (const int32_t index : ChooseWindows(total, options.windows, options.seed)) {
     calibration.windows.push_back(std::move(windows[index]));

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "engine/model/model_config.h"
 #include "engine/text/tokenizer.h"
 
@@ -31,6 +33,12 @@ struct CalibrationText {
 absl::StatusOr<CalibrationText> ReadCalibration(const CalibrationOptions& options,
                                                 const ModelConfig& config,
                                                 const Tokenizer& tokenizer);
+
+// CutWindows (engine/quantize/calibration/cut_windows.h): what it refuses names --calibration and
+// `length_flag`.
+absl::StatusOr<std::vector<std::vector<int32_t>>> CutCalibration(absl::Span<const int32_t> ids,
+                                                                 int32_t length, int32_t bos_id,
+                                                                 absl::string_view length_flag);
 
 // `count` of 0 .. total - 1 in rising order, drawn without replacement; all where there are not
 // more. The same for a seed on every machine.

@@ -45,6 +45,7 @@ ModelFlags BaseOf(const DivergenceFlags& flags) {
 
 absl::Status LoadSide(const DivergenceFlags& flags, const ModelFlags& side, const std::string& what,
                       const Io& io, LocalModel& model) {
+  NIBBLE_RETURN_IF_ERROR(CheckWindowFits(flags.text, model.config));
   Progress progress(io.err, io.err_is_terminal, absl::StrCat("loading the ", what), nullptr);
   LoadEvents events;
   events.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };

@@ -17,6 +17,7 @@ absl::Status Validate(const PerplexityFlags& flags) {
 absl::StatusOr<PerplexityResult> Evaluate(const PerplexityFlags& flags, const Io& io) {
   NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags.text));
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, {}));
+  NIBBLE_RETURN_IF_ERROR(CheckWindowFits(flags.text, model.config));
   NIBBLE_ASSIGN_OR_RETURN(const EvalText text, TokenizeText(flags.text, file, *model.tokenizer));
   NIBBLE_RETURN_IF_ERROR(
       LoadWeights(model, OneWindowRunner(flags.model, flags.text.window, model.config), {}));

@@ -1,5 +1,6 @@
 #include "cli/eval_table.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "cli/bench.h"
+#include "cli/calibration_text.h"
 #include "cli/eval_table_mix.h"
 #include "cli/interrupt.h"
 #include "cli/local_model.h"
@@ -31,6 +33,7 @@ using quantize::Method;
 using Windows = std::vector<std::vector<int32_t>>;
 
 constexpr absl::string_view kMixPrefix = "ggml-";
+constexpr int32_t kDecodeContext = 64;  // tokens before those that speed is measured by
 
 // One name of --methods: a mix of ggml's types, or a method.
 struct Candidate {
@@ -65,12 +68,10 @@ absl::Status Validate(const TableFlags& flags) {
 
 absl::StatusOr<Windows> CalibrationWindows(const TableFlags& flags, const Tokenizer& tokenizer) {
   if (flags.calibration.empty()) return Windows();
-  TextFlags text_flags = flags.text;
-  text_flags.path = flags.calibration;
-  NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(text_flags));
-  NIBBLE_ASSIGN_OR_RETURN(const EvalText text, TokenizeText(text_flags, file, tokenizer));
-  NIBBLE_ASSIGN_OR_RETURN(Windows windows,
-                          quantize::CutWindows(text.ids, flags.text.window, text.windows.bos_id));
+  NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadTextFile("--calibration", flags.calibration));
+  NIBBLE_ASSIGN_OR_RETURN(const EvalText text, TokenizeText(flags.text, file, tokenizer));
+  NIBBLE_ASSIGN_OR_RETURN(Windows windows, CutCalibration(text.ids, flags.text.window,
+                                                          text.windows.bos_id, "--window"));
   if (windows.size() > static_cast<size_t>(flags.calibration_windows)) {
     windows.resize(flags.calibration_windows);
   }
@@ -110,6 +111,8 @@ class Table {
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<Candidate> candidates, Candidates(flags_));
     NIBBLE_ASSIGN_OR_RETURN(const std::string file, ReadText(flags_.text));
     NIBBLE_ASSIGN_OR_RETURN(base_, OpenLocalModel(flags_.model, {}));
+    NIBBLE_RETURN_IF_ERROR(CheckWindowFits(flags_.text, base_.config));
+    NIBBLE_RETURN_IF_ERROR(CheckDecodeFits());
     NIBBLE_ASSIGN_OR_RETURN(text_, TokenizeText(flags_.text, file, *base_.tokenizer));
     NIBBLE_ASSIGN_OR_RETURN(calibration_, CalibrationWindows(flags_, *base_.tokenizer));
     NIBBLE_RETURN_IF_ERROR(LoadWeights(base_, RunnerFor(flags_.text.window), {}));
@@ -258,21 +261,28 @@ class Table {
     return quantize::MakeReferenceRunner(weights, base_.config, flags_.text.window, make);
   }
 
+  absl::Status CheckDecodeFits() const {
+    const int32_t most = base_.config.context_length - kDecodeContext;
+    if (flags_.decode_tokens == 0 || flags_.decode_tokens <= most) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("--decode-tokens: found ", flags_.decode_tokens,
+                                                   ", needed 0 to ", std::max(most, 0),
+                                                   ", the model's context less ", kDecodeContext));
+  }
+
   // Greedy decode of one sequence on the fast path, int8 activations.
   absl::Status Speed(const WeightSource& weights, TableRow& row) {
-    constexpr int32_t kContext = 64;
     const int32_t n = flags_.decode_tokens;
     if (n == 0) return absl::OkStatus();
     CpuOptions cpu = flags_.model.cpu;
     cpu.activations = CpuActivations::kInt8;
     NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, CreateCpuBackend(cpu));
-    RunnerOptions options = RunnerFor(kContext + n);
+    RunnerOptions options = RunnerFor(kDecodeContext + n);
     options.kv_cache_bytes *= 2;  // a sequence that grows takes its next block early
     NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceRunner> runner,
                             DeviceRunner::Create(*backend, base_.config, weights, options, {}));
     BenchFlags bench;
     bench.prompt_tokens = {0};
-    bench.context = {kContext};
+    bench.context = {kDecodeContext};
     bench.generate_tokens = n;
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<BenchResult> results,
                             Bench(*runner, bench, clock_, {}));

@@ -83,14 +83,25 @@ absl::StatusOr<int32_t> FirstScored(const std::string& skip, int32_t window) {
   return first;
 }
 
-absl::StatusOr<std::string> ReadText(const TextFlags& flags) {
-  std::ifstream file(flags.path, std::ios::binary);
+absl::StatusOr<std::string> ReadTextFile(absl::string_view flag, const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), {});
   if (!file.is_open() || text.empty()) {
     return absl::NotFoundError(
-        absl::StrCat("--text \"", flags.path, "\": found nothing to read, needed a text file"));
+        absl::StrCat(flag, " \"", path, "\": found nothing to read, needed a text file"));
   }
   return text;
+}
+
+absl::StatusOr<std::string> ReadText(const TextFlags& flags) {
+  return ReadTextFile("--text", flags.path);
+}
+
+absl::Status CheckWindowFits(const TextFlags& flags, const ModelConfig& config) {
+  if (flags.window <= config.context_length) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--window: found ", flags.window,
+                                                 ", needed at most ", config.context_length,
+                                                 ", the model's context"));
 }
 
 absl::StatusOr<EvalText> TokenizeText(const TextFlags& flags, const std::string& text,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "cli/flags.h"
 #include "cli/model_flags.h"
 #include "engine/eval/windows.h"
@@ -44,8 +45,13 @@ absl::Status CheckTextFlags(const TextFlags& flags);
 // outside 1..window-1.
 absl::StatusOr<int32_t> FirstScored(const std::string& skip, int32_t window);
 
-// The whole file. NOT_FOUND names one that is not there or empty.
+// The whole file. NOT_FOUND names `flag` and one that is not there or empty.
+absl::StatusOr<std::string> ReadTextFile(absl::string_view flag, const std::string& path);
+// That of --text.
 absl::StatusOr<std::string> ReadText(const TextFlags& flags);
+
+// INVALID_ARGUMENT: --window is longer than the model's context.
+absl::Status CheckWindowFits(const TextFlags& flags, const ModelConfig& config);
 
 struct EvalText {
   std::vector<int32_t> ids;

@@ -119,6 +119,8 @@ JSON: {"model","method","type","dry_run","source_weights_bytes","weights_bytes",
 "tensors":[{"name","from","to","bytes","relative_error","output_error"},..],"output","output_bytes","source_sha256",
 "calibration":{"windows","length"},"sensitivity":[{"name","choices":[{"type","bytes","damage"},..]},..],"seconds",
 "peak_bytes"}
+With --layout: {"model","method","layout","tensors":[{"name","relative_error","output_error"},..],"output","output_bytes",
+"source_sha256","calibration":{"windows","length"},"seconds","peak_bytes"}
 
 Examples
   nibble quantize --model f16.gguf --output q4.gguf --type q4_k_m

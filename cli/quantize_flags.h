@@ -51,7 +51,7 @@ struct QuantizeFlags {
 
 void AddQuantizeFlags(Flags& flags, QuantizeFlags& quantize);
 
-// The help's last part.
+// The help's last part; the keys of SummaryJson and of quantize_folder.cc's are in it.
 std::string QuantizeFooter();
 
 // As --type and --tensor-type have them: INVALID_ARGUMENT names the flag. A tensor's is cut at the

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
 
 namespace nibble {
 
@@ -25,6 +26,12 @@ absl::Status FileError(const std::string& path, absl::string_view what, int erro
   return absl::UnavailableError(message);
 }
 
+absl::Status LockAlone(int fd, const std::string& path, absl::string_view busy) {
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  if (errno != EWOULDBLOCK) return FileError(path, "locking it", errno);
+  return absl::UnavailableError(absl::StrCat(path, ": another process is ", busy));
+}
+
 PartialFile::~PartialFile() {
   if (locked_) unlink(partial_.c_str());
   if (fd_ >= 0) close(fd_);
@@ -33,7 +40,8 @@ PartialFile::~PartialFile() {
 absl::Status PartialFile::Create() {
   fd_ = open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
   if (fd_ < 0) return FileError(partial_, "creating it", errno);
-  if (flock(fd_, LOCK_EX | LOCK_NB) != 0 || !IsStillThere()) {
+  NIBBLE_RETURN_IF_ERROR(LockAlone(fd_, partial_, "writing it"));
+  if (!IsStillThere()) {
     return absl::UnavailableError(absl::StrCat(partial_, ": another process is writing it"));
   }
   locked_ = true;

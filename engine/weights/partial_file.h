@@ -39,6 +39,10 @@ class PartialFile {
   bool locked_ = false;
 };
 
+// Locks what is open as `fd` for as long as it is. UNAVAILABLE "PATH: another process is BUSY"
+// where another has the lock; FileError's where there is none to be had, as on some file systems.
+absl::Status LockAlone(int fd, const std::string& path, absl::string_view busy);
+
 // "PATH: WHAT: strerror": PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk, quota or file size),
 // NOT_FOUND (no such folder), UNAVAILABLE otherwise.
 absl::Status FileError(const std::string& path, absl::string_view what, int error);

@@ -44,8 +44,10 @@ TEST(ReadCalibration, CutsTheTextAndSaysWhichItWas) {
   // No window is longer than the model's context.
   EXPECT_EQ(ReadCalibration({.path = path, .length = 100}, Config(64), tokenizer)->length, 64);
   EXPECT_EQ(
-      ReadCalibration({.path = path, .length = 2000}, Config(4096), tokenizer).status().code(),
-      absl::StatusCode::kInvalidArgument);
+      ReadCalibration({.path = path, .length = 2000}, Config(4096), tokenizer).status(),
+      absl::InvalidArgumentError(
+          "--calibration: the calibration text has 1000 tokens, one window needs 2000; take a "
+          "longer text or a smaller --calibration-length"));
   EXPECT_EQ(ReadCalibration({.path = path + "x"}, Config(64), tokenizer).status().code(),
             absl::StatusCode::kNotFound);
 }

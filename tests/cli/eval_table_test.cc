@@ -83,6 +83,23 @@ TEST(RunTableTest, WrongUsageIsNamedBeforeAnythingIsRead) {
   EXPECT_EQ(RunWith(flags).code, kExitUsage);
 }
 
+TEST(RunTableTest, ErrorsNameTheFlagThatIsWrong) {
+  TableFlags flags;
+  flags.model.model = testing::WriteTempFile("table_flags.gguf", testing::TinyLlamaGguf(1));
+  flags.text.path = testing::WriteTempFile("table_flags.txt", std::vector<uint8_t>(2000, 'a'));
+  flags.methods = "rtn-int8-sym-channel";
+  flags.text.window = 512;
+  EXPECT_THAT(RunWith(flags).err, HasSubstr("--window: found 512, needed at most 256"));
+  flags.text.window = 64;
+  flags.decode_tokens = 193;
+  EXPECT_THAT(RunWith(flags).err, HasSubstr("--decode-tokens: found 193, needed 0 to 192"));
+  flags.decode_tokens = 0;
+  flags.calibration = "/nowhere.txt";
+  EXPECT_THAT(RunWith(flags).err, HasSubstr("--calibration \"/nowhere.txt\": found nothing"));
+  flags.calibration = testing::WriteTempFile("table_short.txt", std::vector<uint8_t>(9, 'a'));
+  EXPECT_THAT(RunWith(flags).err, HasSubstr("; take a longer text or a smaller --window"));
+}
+
 // The whole command on a random model: every kind of method gives a row, better ones smaller KL.
 TEST(RunTableTest, MakesARowAMethod) {
   testing::TinyModelOptions options;

@@ -49,6 +49,22 @@ TEST(ReadTextTest, GivesTheBytesAndNamesWhatIsEmpty) {
   EXPECT_EQ(ReadText(Flags(path, Bos::kAuto)).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST(ReadTextTest, NamesTheFlagThatNamedTheFile) {
+  EXPECT_THAT(std::string(ReadTextFile("--calibration", "no/such.txt").status().message()),
+              testing::HasSubstr("--calibration \"no/such.txt\": found nothing"));
+}
+
+// The runner's own words are of max_context, and of a 0 that --window does not take.
+TEST(CheckWindowFitsTest, NamesTheFlagAndTheModelsContext) {
+  ModelConfig config;
+  config.context_length = 4;
+  TextFlags flags = Flags("t.txt", Bos::kAuto);
+  EXPECT_TRUE(CheckWindowFits(flags, config).ok());
+  flags.window = 5;
+  EXPECT_EQ(CheckWindowFits(flags, config),
+            absl::InvalidArgumentError("--window: found 5, needed at most 4, the model's context"));
+}
+
 TEST(TokenizeTextTest, PutsABosFirstAndTellsTheWindowsOfIt) {
   const FakeTokenizer tokenizer;
   const EvalText never = TokenizeText(Flags("", Bos::kNever), "hi<s>", tokenizer).value();

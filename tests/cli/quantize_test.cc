@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "cli/app.h"
@@ -77,6 +78,26 @@ TEST_F(QuantizeCommand, AnOutputWhosePathIsNotUtf8IsToldAboutInJson) {
       << err_.str();
   EXPECT_EQ(nlohmann::ordered_json::parse(out_.str())["output"], output_ + "\uFFFD");
   EXPECT_TRUE(Inspect(output).status.ok());
+}
+
+TEST_F(QuantizeCommand, TheHelpHasTheKeysOfEveryJson) {
+  const std::string folder = output_ + "_folder";
+  std::filesystem::remove_all(folder);
+  for (const std::vector<std::string>& to :
+       {std::vector<std::string>{"--output", output_, "--overwrite", "--type", "q8_0"},
+        std::vector<std::string>{"--output", folder, "--layout", "plain"}}) {
+    std::vector<std::string> args = {"--model", model_, "--output-format", "json"};
+    args.insert(args.end(), to.begin(), to.end());
+    ASSERT_EQ(Run(args), kExitOk) << err_.str();
+    const auto json = nlohmann::json::parse(out_.str());
+    for (const auto& [key, value] : json.items()) {
+      EXPECT_THAT(QuantizeFooter(), HasSubstr("\"" + key + "\"")) << key;
+    }
+    for (const auto& [key, value] : json["tensors"][0].items()) {
+      EXPECT_THAT(QuantizeFooter(), HasSubstr("\"" + key + "\"")) << key;
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(QuantizeCommand, ADryRunWritesNothing) {

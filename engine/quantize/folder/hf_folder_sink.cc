@@ -57,8 +57,10 @@ absl::StatusOr<float> Store(float value, SafetensorsType type, std::vector<uint8
   put(bits);
   const float stored = bf16 ? Bf16ToF32(bits) : F16ToF32(bits);
   if (std::isfinite(stored) || !std::isfinite(value)) return stored;
-  return absl::InvalidArgumentError(
-      absl::StrCat("value ", value, " is beyond ", TypeName(type), "; take another element type"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "value ", value, " is beyond ", TypeName(type),
+      ", which its matrix has in the folder; a BF16 source keeps it, and so does a GGUF "
+      "file (--type f32, no --layout)"));
 }
 
 int64_t BytesOf(const PackedTensor& part) {

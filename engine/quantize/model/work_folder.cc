@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,9 +133,7 @@ absl::Status WorkFolder::Lock() {
   }
   fd_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   if (fd_ < 0) return FileError(path_, "opening it", errno);
-  if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::UnavailableError(absl::StrCat(path_, ": another process is at this work"));
-  }
+  NIBBLE_RETURN_IF_ERROR(LockAlone(fd_, path_, "at this work"));
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesIn(path_));
   for (const std::string& file : files) {
     if (IsOurs(file)) continue;

@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,7 +53,8 @@ absl::Status PartialFolder::Create() {
   }
   fd_ = open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   if (fd_ < 0) return FileError(partial_, "opening it", errno);
-  if (flock(fd_, LOCK_EX | LOCK_NB) != 0 || !IsStillThere()) {
+  NIBBLE_RETURN_IF_ERROR(LockAlone(fd_, partial_, "writing it"));
+  if (!IsStillThere()) {
     return absl::UnavailableError(absl::StrCat(partial_, ": another process is writing it"));
   }
   NIBBLE_RETURN_IF_ERROR(Empty());

@@ -327,7 +327,9 @@ TEST(HfFolderSink, WhatIsRefusedIsNamedAndNothingStays) {
   Driver large(config, *ParseMethod("rtn-int4-full-g64"));
   large.weights().Set("output.weight", 5, 70000.0f);
   const HfFolderOptions options = Options("large", HfLayout::kGptq, config);
-  ExpectRefused(large, options, "tensor 'output.weight': value 70000 is beyond F16");
+  ExpectRefused(large, options,
+                "tensor 'output.weight': value 70000 is beyond F16, which its matrix has in the "
+                "folder; a BF16 source");
   EXPECT_TRUE(fs::is_empty(fs::path(options.output).parent_path()));
   Driver nf4(config, *ParseMethod("rtn-nf4-b64"));
   ExpectRefused(nf4, Options("nf4", HfLayout::kGptq, config), "bitsandbytes");
