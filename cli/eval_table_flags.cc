@@ -27,7 +27,9 @@ void AddTableFlags(Flags& flags, TableFlags& table) {
   flags.Add("--damping", table.damping, "GPTQ's, of the mean of the Hessian's diagonal")
       ->check(CLI::Range(0.0, 1e3));
   flags
-      .Add("--smooth-alpha", table.smooth_alpha, "SmoothQuant's: 0 leaves activations as they are")
+      .Add("--smooth-alpha", table.smooth_alpha,
+           "SmoothQuant's: 1 moves all of the activations' spread into the weights, 0 all of the "
+           "weights' into the activations")
       ->check(CLI::Range(0.0, 1.0));
   flags.Add("--seed", table.seed, "Of rotations, and of the order in which qat sees windows");
   flags.Add("--qat-steps", table.training.steps, "Steps of qat; 0 rounds to nearest")

@@ -36,7 +36,8 @@ void AddMethodFlags(Flags& flags, QuantizeFlags& quantize) {
       ->check(CLI::Range(0.0, 1e3));
   flags
       .Add("--smooth-alpha", quantize.smooth_alpha,
-           "SmoothQuant's: 0 leaves activations as they are")
+           "SmoothQuant's: 1 moves all of the activations' spread into the weights, 0 all of the "
+           "weights' into the activations")
       ->check(CLI::Range(0.0, 1.0));
   flags
       .Add("--calibration-windows", quantize.calibration_windows,

@@ -268,6 +268,19 @@ TEST_F(QuantizeCommand, ImportanceIsOfTheWindowsAskedFor) {
             "--calibration --calibration-windows 2 --calibration-length 32 --seed 3");
 }
 
+TEST(SmoothAlphaTest, TheHelpDoesNotCallZeroOff) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"quantize", "--help"},
+        std::vector<std::string>{"eval", "table", "--help"}}) {
+    std::istringstream in;
+    std::ostringstream out, err;
+    const Io io{in, out, err};
+    RunCli(command, [](const std::string&) -> const char* { return nullptr; }, io);
+    EXPECT_THAT(out.str(), HasSubstr("SmoothQuant's: 1 moves all"));
+    EXPECT_THAT(out.str(), Not(HasSubstr("0 leaves activations as they are")));
+  }
+}
+
 TEST(ParseTensorType, TakesTheLastEqualsSign) {
   const absl::StatusOr<TypeOverride> entry = ParseTensorType("a=b=Q4_K");
   ASSERT_TRUE(entry.ok());

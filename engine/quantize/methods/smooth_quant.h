@@ -2,6 +2,8 @@
 // weights. Channel j of the input is divided by s_j (in the norm before), column j of the weights
 // multiplied by it:
 //   s_j = max|x_j|^alpha / max_n|w_nj|^(1 - alpha)
+// With alpha = 1 every channel's largest input becomes 1; with alpha = 0 every column's largest
+// weight does, and the inputs take what the columns' spread was.
 #pragma once
 
 #include "absl/types/span.h"

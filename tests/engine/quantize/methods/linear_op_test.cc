@@ -78,6 +78,19 @@ TEST_F(LinearOpTest, SmoothingMovesOutliersIntoTheWeights) {
   EXPECT_LT(smoothed, 0.4 * naive);
 }
 
+// What --smooth-alpha's help says of its ends: 0 is not "off".
+TEST_F(LinearOpTest, AlphaZeroMovesTheWeightsSpreadOut) {
+  MatrixF weight = weight_;
+  for (int32_t j = 0; j < 256; ++j) weight.col(j) *= static_cast<float>(1 + j % 7);
+  const MatrixF* const weights[] = {&weight};
+  const VectorF input_max = outliers_.cwiseAbs().colwise().maxCoeff().transpose();
+  const VectorF weight_max = weight.cwiseAbs().colwise().maxCoeff().transpose();
+  const VectorF none = SmoothScales(weights, input_max, 0);
+  EXPECT_TRUE(none.cwiseProduct(weight_max).isApproxToConstant(1, 1e-5f));
+  EXPECT_FALSE(none.isApproxToConstant(none[0], 0.5f)) << "so the inputs are scaled, too";
+  EXPECT_TRUE(SmoothScales(weights, input_max, 1).isApprox(input_max, 1e-5f));
+}
+
 TEST_F(LinearOpTest, DeadChannelsAreNotScaled) {
   const MatrixF* const weights[] = {&weight_};
   EXPECT_EQ(SmoothScales(weights, VectorF::Zero(256), kSmoothAlpha), VectorF::Ones(256));
