@@ -183,7 +183,7 @@ void PrintCacheTable(const PlanReport& report, std::ostream& out) {
                               Bytes(cache.plan.layer_token_bytes), Bytes(cache.plan.token_bytes),
                               Bytes(cache.plan.block_bytes), Bytes(cache.plan.sequence_bytes),
                               cache.plan.blocks_per_sequence);
-    if (n > 1) out << ", " << Bytes(cache.plan.sequence_bytes * n);
+    if (n > 1) out << ", " << Bytes(cache.total_bytes);
     out << "\n";
   }
 }
@@ -256,8 +256,16 @@ absl::StatusOr<PlanReport> MakePlan(const std::string& model, const PlanFlags& f
   NIBBLE_RETURN_IF_ERROR(AddWeights(flags, report));
   if (!report.subject.has_cache_shape) return report;
   for (const auto& [name, type] : KvCacheTypes()) {
-    report.caches.push_back(
-        {name, PlanKvCache(report.subject.config, type, flags.block_size, flags.context)});
+    PlanReport::Cache cache;
+    cache.type = name;
+    cache.plan = PlanKvCache(report.subject.config, type, flags.block_size, flags.context);
+    if (__builtin_mul_overflow(cache.plan.sequence_bytes, report.sequences, &cache.total_bytes)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--sequences: found ", flags.sequences, ", each with ",
+                       cache.plan.sequence_bytes, " bytes of ", name, " cache for --context ",
+                       flags.context, ", needed less than 2^63 in all"));
+    }
+    report.caches.push_back(std::move(cache));
   }
   return report;
 }
@@ -300,7 +308,7 @@ Json PlanJson(const PlanReport& report) {
                                 {"block_bytes", cache.plan.block_bytes},
                                 {"blocks_per_sequence", cache.plan.blocks_per_sequence},
                                 {"sequence_bytes", cache.plan.sequence_bytes},
-                                {"total_bytes", cache.plan.sequence_bytes * report.sequences}});
+                                {"total_bytes", cache.total_bytes}});
     if (report.memory_bytes == 0) continue;
     for (const PlanReport::Weights& weights : report.weights) {
       if (!weights.plan.ok()) continue;

@@ -55,6 +55,7 @@ struct PlanReport {
   struct Cache {
     std::string type;
     KvPlan plan;
+    int64_t total_bytes = 0;  // of all sequences
   };
   PlanSubject subject;
   std::vector<Weights> weights;

@@ -146,6 +146,18 @@ TEST(InspectPlanTest, WhatIsWrongIsNamedWithItsFlag) {
   EXPECT_EQ(MakePlan("no/such.gguf", Flagged()).status().code(), absl::StatusCode::kNotFound);
 }
 
+// The largest shape that flags may ask for: the total was a negative number.
+TEST(InspectPlanTest, ATotalBeyond64BitsIsRefusedByFlag) {
+  PlanFlags flags = Flagged();
+  flags.layers = 1024;
+  flags.heads = 4096;
+  flags.head_dim = 256;
+  flags.context = 1 << 27;
+  EXPECT_TRUE(MakePlan("", flags).ok());
+  flags.sequences = 1 << 20;
+  EXPECT_THAT(ErrorOf("", flags), HasSubstr("--sequences: found 1048576, each with "));
+}
+
 TEST(InspectPlanTest, ExitCodesTellWrongUsageFromAFileThatIsNotThere) {
   std::istringstream in;
   std::ostringstream out, err;
