@@ -20,7 +20,7 @@ export CCACHE_NOHASHDIR := 1
 BUILD_PACKAGES := build-essential cmake ninja-build ccache pkg-config python3 python3-venv ca-certificates \
   libgrpc++-dev libgrpc-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc \
   libabsl-dev libssl-dev libspdlog-dev nlohmann-json3-dev libcli11-dev prometheus-cpp-dev libcurl4-openssl-dev libxxhash-dev libeigen3-dev
-TEST_PACKAGES := libgtest-dev libgmock-dev jq openssl prometheus
+TEST_PACKAGES := libgtest-dev libgmock-dev jq openssl
 
 .PHONY: help
 help: ## Show this list
@@ -34,6 +34,7 @@ deps: ## Install the Debian packages the build needs, those that are missing (su
 
 test-deps: deps
 	@.ci/install-packages $(TEST_PACKAGES)
+	@.ci/promtool
 	@.ci/cuda-toolkit headers >/dev/null
 
 .PHONY: cuda

@@ -66,7 +66,7 @@ TEST_F(ServerTest, EveryMetricOfTheContractIsThere) {
 
 TEST_F(ServerTest, PromtoolFindsNothingToSay) {
   if (std::system("command -v promtool > /dev/null 2>&1") != 0)
-    GTEST_SKIP() << "promtool is not installed";
+    GTEST_SKIP() << "no promtool on the PATH: .ci/promtool brings it into .tools/bin";
   StartServing();
   server_->ReportStartupPhase("weights", std::chrono::milliseconds(1500));
   grpc::ClientContext context;
