@@ -248,7 +248,10 @@ class Commands {
 
 int RunCli(const std::vector<std::string>& args, const Environment& environment, const Io& io) {
   Commands commands;
-  return commands.Run(args, environment, io);
+  const int code = commands.Run(args, environment, io);
+  io.out.flush();
+  if (io.out || code != kExitOk) return code;
+  return Fail(io, absl::DataLossError("stdout: took only a part of the results; is the disk full?"));
 }
 
 }  // namespace nibble

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <map>
 #include <sstream>
 
@@ -12,6 +13,8 @@ namespace nibble {
 namespace {
 
 using ::testing::HasSubstr;
+
+constexpr char kTiny[] = NIBBLE_TEST_DATA "/tiny/tiny-f16.gguf";
 
 struct Ran {
   int code;
@@ -97,6 +100,19 @@ TEST(AppTest, AModelThatIsNotThereIsAFailureThatNamesIt) {
     const Ran ran = RunWith(args);
     EXPECT_EQ(ran.code, kExitFailure) << args[0];
     EXPECT_THAT(ran.err, HasSubstr("no/such.gguf")) << args[0];
+  }
+}
+
+// A script that reads "0" would go on with half a file.
+TEST(AppTest, ResultsThatCouldNotBeWrittenAreAFailure) {
+  const Environment nothing = [](const std::string&) { return nullptr; };
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"version"}, {"--help"}, {"tokenize", "--model", kTiny}, {"serve", "--print-config"}}) {
+    std::istringstream in("hello");
+    std::ofstream full("/dev/full");
+    std::ostringstream err;
+    EXPECT_EQ(RunCli(args, nothing, Io{in, full, err}), kExitFailure) << args[0];
+    EXPECT_THAT(err.str(), HasSubstr("stdout")) << args[0];
   }
 }
 

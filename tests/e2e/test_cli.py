@@ -2,6 +2,7 @@
 
 import json
 import struct
+import subprocess
 
 import pytest
 
@@ -347,6 +348,15 @@ def test_a_bad_request_is_wrong_usage_locally_and_remotely(binary, model, server
 def test_failures_exit_1(binary, args):
     done = run(binary, *args)
     assert done.returncode == 1 and done.stderr, (done.returncode, done.stderr)
+
+
+def test_results_that_could_not_be_written_exit_1(binary, model):
+    for command in (["version"], ["tokenize", "--model", str(model)]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [str(binary), *command], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE
+            )
+        assert done.returncode == 1 and b"stdout" in done.stderr, (command, done)
 
 
 def test_help_of_every_command(binary):
