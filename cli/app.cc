@@ -145,7 +145,9 @@ class Commands {
           !std::equal(command.path.begin(), command.path.end(), args.begin())) {
         continue;
       }
-      const std::vector<std::string> extra = command.flags->EnvironmentArgs(args, environment);
+      const std::vector<std::string> given(args.begin() + static_cast<std::ptrdiff_t>(words),
+                                           args.end());
+      const std::vector<std::string> extra = command.flags->EnvironmentArgs(given, environment);
       full.insert(full.begin() + static_cast<std::ptrdiff_t>(words), extra.begin(), extra.end());
     }
     app_.parse(std::vector<std::string>(full.rbegin(), full.rend()));  // CLI11 takes them reversed
@@ -183,7 +185,7 @@ class Commands {
   void AddInspect() {
     Flags& flags = Add(app_, "inspect", "Say what a model file or this machine is",
                        [this](const Io& io) { return RunInspect(inspect_, io); });
-    AddInspectFlags(flags.App(), flags, inspect_);
+    AddInspectFlags(flags, inspect_);
     flags.App().footer(kInspectFooter);
   }
   void AddEval() {
@@ -251,7 +253,8 @@ int RunCli(const std::vector<std::string>& args, const Environment& environment,
   const int code = commands.Run(args, environment, io);
   io.out.flush();
   if (io.out || code != kExitOk) return code;
-  return Fail(io, absl::DataLossError("stdout: took only a part of the results; is the disk full?"));
+  return Fail(io,
+              absl::DataLossError("stdout: took only a part of the results; is the disk full?"));
 }
 
 }  // namespace nibble

@@ -41,8 +41,13 @@ std::string Flags::Described(const std::string& name, const std::string& help) {
 
 CLI::Option* Flags::Register(CLI::Option* option, const std::string& name,
                              std::function<Json()> value) {
-  flags_.push_back({name, std::move(value)});
+  flags_.push_back({name, std::move(value), option->get_items_expected_max() > 0});
   return option;
+}
+
+CLI::Option* Flags::AddPositional(const std::string& name, std::string& value,
+                                  const std::string& help) {
+  return app_->add_option(name, value, help);
 }
 
 CLI::Option* Flags::AddParsed(const std::string& name, const std::string& help,
@@ -119,6 +124,21 @@ CLI::Option* Flags::Add(const std::string& name, std::vector<std::pair<int32_t, 
   });
 }
 
+bool Flags::GivesPositional(const std::vector<std::string>& args) const {
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i] == "--") return i + 1 < args.size();
+    if (args[i].size() < 2 || args[i].front() != '-') return true;
+    const auto flag = std::find_if(flags_.begin(), flags_.end(),
+                                   [&](const Flag& one) { return one.name == args[i]; });
+    if (flag != flags_.end() && flag->takes_value) ++i;
+  }
+  return false;
+}
+
+bool Flags::Gives(const std::vector<std::string>& args, const std::string& name) const {
+  return absl::StartsWith(name, "--") ? GivesFlag(args, name) : GivesPositional(args);
+}
+
 std::vector<std::string> Flags::EnvironmentArgs(const std::vector<std::string>& args,
                                                 const Environment& environment) const {
   std::vector<std::string> extra;
@@ -126,9 +146,8 @@ std::vector<std::string> Flags::EnvironmentArgs(const std::vector<std::string>& 
     bool given = GivesFlag(args, flag.name);
     for (const std::vector<std::string>& group : rivals_) {
       if (std::find(group.begin(), group.end(), flag.name) == group.end()) continue;
-      given = given || std::any_of(group.begin(), group.end(), [&](const std::string& rival) {
-                return GivesFlag(args, rival);
-              });
+      given = given || std::any_of(group.begin(), group.end(),
+                                   [&](const std::string& rival) { return Gives(args, rival); });
     }
     if (given) continue;
     const char* value = environment(Twin(flag.name));

@@ -54,11 +54,16 @@ class Flags {
   CLI::Option* AddChoice(const std::string& name, E& value,
                          std::vector<std::pair<std::string, E>> words, const std::string& help);
 
-  // "--flag=value" for every flag whose twin is set and that `args` does not give. A flag of a
-  // group below is left out as well when `args` gives another one of its group.
+  // "--flag=value" for every flag whose twin is set and that `args`, the words behind the
+  // subcommand's own, do not give. A flag of a group below is left out as well when `args` give
+  // another one of its group.
   std::vector<std::string> EnvironmentArgs(const std::vector<std::string>& args,
                                            const Environment& environment) const;
-  // Flags that exclude each other: the command line's one silences the twins of the others.
+  // An argument without a flag, such as a file's name. It has no twin and is no value of Values().
+  CLI::Option* AddPositional(const std::string& name, std::string& value, const std::string& help);
+
+  // What excludes each other, flags and the names of positional arguments: the command line's one
+  // silences the twins of the others.
   void Rivals(std::vector<std::string> names) { rivals_.push_back(std::move(names)); }
 
   // {"max_context": 8192, ...}: the effective value of every flag, in the order they were added.
@@ -70,6 +75,7 @@ class Flags {
   struct Flag {
     std::string name;
     std::function<nlohmann::ordered_json()> value;
+    bool takes_value = true;  // "--flag value" is two words
   };
   // Adds an option that hands each text to `parse`, whose error becomes a usage error.
   CLI::Option* AddParsed(const std::string& name, const std::string& help,
@@ -77,6 +83,9 @@ class Flags {
                          std::function<nlohmann::ordered_json()> value);
   CLI::Option* Register(CLI::Option* option, const std::string& name,
                         std::function<nlohmann::ordered_json()> value);
+  // Whether the command line has it: a flag, or with no dashes any positional argument.
+  bool Gives(const std::vector<std::string>& args, const std::string& name) const;
+  bool GivesPositional(const std::vector<std::string>& args) const;
   static std::string Described(const std::string& name, const std::string& help);
 
   CLI::App* app_;

@@ -129,18 +129,34 @@ void PrintConverted(const InspectReport& report, Lines& lines) {
                                          converted.size(), MiB(extra)));
 }
 
+// A plan is of a file, or of a shape.
+absl::Status Validate(const InspectFlags& flags) {
+  std::vector<std::string> found;
+  if (!flags.file.empty()) found.push_back(absl::StrCat("the file ", flags.file));
+  if (flags.plan.plan) found = {"--plan"};
+  if (flags.machine) found.push_back("--machine");
+  if (!flags.remote.server.empty()) found.push_back("--server");
+  if (found.size() == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      found.empty() ? "file: found nothing, needed a GGUF file or a model folder"
+                    : absl::StrCat("found ", absl::StrJoin(found, " and "),
+                                   ", needed one of a file, --machine, --server and --plan"));
+}
+
 }  // namespace
 
-void AddInspectFlags(CLI::App& app, Flags& flags, InspectFlags& inspect) {
-  CLI::Option* file = app.add_option("file", inspect.file,
-                                     "GGUF file, folder with config.json, or random:SHAPE[:FORMAT]")
-                          ->type_name("FILE");
-  flags.Add("--machine", inspect.machine, "Instead of a file: this machine, and what runs on it")
-      ->excludes(file);
+void AddInspectFlags(Flags& flags, InspectFlags& inspect) {
+  flags
+      .AddPositional("file", inspect.file,
+                     "GGUF file, folder with config.json, or random:SHAPE[:FORMAT]")
+      ->type_name("FILE");
+  flags.Add("--machine", inspect.machine, "Instead of a file: this machine, and what runs on it");
   flags.Add("--tensors", inspect.tensors, "List every tensor");
   flags.Add("--metadata", inspect.metadata, "List every key of the file");
   AddRemoteFlags(flags, inspect.remote);
   AddPlanFlags(flags, inspect.plan);
+  flags.Rivals({"file", "--machine", "--server"});
+  flags.Rivals({"--plan", "--machine", "--server"});
   AddOutputFlag(flags, inspect.output);
 }
 
@@ -216,13 +232,10 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
 }
 
 int RunInspect(const InspectFlags& flags, const Io& io) {
+  if (const absl::Status usage = Validate(flags); !usage.ok()) return WrongUsage(io, usage);
   if (flags.machine) return RunInspectMachine(flags.output, io);
   if (!flags.remote.server.empty()) return RunInspectRemote(flags.remote, flags.output, io);
   if (flags.plan.plan) return RunPlan(flags.file, flags.plan, flags.output, io);
-  if (flags.file.empty()) {
-    return WrongUsage(io, absl::InvalidArgumentError(
-                              "file: found nothing, needed a GGUF file or a model folder"));
-  }
   const InspectReport report = Inspect(flags.file);
   if (flags.output == OutputFormat::kJson) {
     PrintJson(io.out, InspectJson(report), 2);

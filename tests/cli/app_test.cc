@@ -168,6 +168,39 @@ TEST(EnvironmentTest, AServerOnTheCommandLineWinsOverAModelInTheEnvironment) {
   EXPECT_EQ(ran.out, "from the server\n");
 }
 
+TEST(InspectCommandTest, OneThingAtATimeIsLookedAt) {
+  const std::vector<std::vector<std::string>> things = {
+      {kTiny}, {"--machine"}, {"--server", "127.0.0.1:1"}, {"--plan", "--parameters", "1b"}};
+  for (size_t i = 0; i < things.size(); ++i) {
+    for (size_t j = 0; j < things.size(); ++j) {
+      const bool plan_of_file = i == 0 && j == 3;
+      if (i == j || plan_of_file || (i == 3 && j == 0)) continue;
+      std::vector<std::string> args = {"inspect"};
+      args.insert(args.end(), things[i].begin(), things[i].end());
+      args.insert(args.end(), things[j].begin(), things[j].end());
+      const Ran ran = RunWith(args);
+      EXPECT_EQ(ran.code, kExitUsage) << ::testing::PrintToString(args);
+      EXPECT_EQ(ran.out, "") << ::testing::PrintToString(args);
+      EXPECT_THAT(ran.err, HasSubstr("needed one of")) << ::testing::PrintToString(args);
+    }
+  }
+  EXPECT_EQ(RunWith({"inspect", kTiny, "--plan"}).code, kExitOk);
+}
+
+// A server that other commands are told by the environment is not asked about a file.
+TEST(InspectCommandTest, WhatTheCommandLineNamesWinsOverAServerInTheEnvironment) {
+  const std::map<std::string, std::string> server = {{"NIBBLE_SERVER", "127.0.0.1:1"}};
+  const Ran file = RunWith({"inspect", "--output", "json", kTiny}, server);
+  EXPECT_EQ(file.code, kExitOk) << file.err;
+  EXPECT_EQ(nlohmann::json::parse(file.out)["path"], kTiny);
+  EXPECT_EQ(RunWith({"inspect", "--plan", "--parameters", "1b"}, server).code, kExitOk);
+  EXPECT_EQ(RunWith({"inspect", "--machine"}, server).code, kExitOk);
+  FakeService service;
+  service.model.set_model("the server's");
+  EXPECT_THAT(RunWith({"inspect"}, {{"NIBBLE_SERVER", service.address}}).out,
+              HasSubstr("the server's"));
+}
+
 TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {
   FakeService service;
   service.events.emplace_back().mutable_finished();

@@ -171,6 +171,28 @@ TEST_F(FlagsTest, AFlagOnTheCommandLineSilencesTheTwinsOfItsRivals) {
   EXPECT_EQ(values_.text, "from the environment");
 }
 
+TEST_F(FlagsTest, APositionalArgumentSilencesTheTwinsOfItsRivalsAndAFlagsValueIsNone) {
+  std::string file;
+  flags_.AddPositional("file", file, "What to read");
+  flags_.Rivals({"file", "--text"});
+  environment_ = {{"NIBBLE_TEXT", "from the environment"}};
+  using Args = std::vector<std::string>;
+  for (const Args& args :
+       {Args{"a.txt"}, Args{"--count", "4", "a.txt"}, Args{"--count=4", "a.txt"},
+        Args{"--loud", "a.txt"}, Args{"a.txt", "--name", "b"}, Args{"--loud", "--", "a.txt"}}) {
+    Parse(args);
+    EXPECT_EQ(file, "a.txt") << ::testing::PrintToString(args);
+    EXPECT_FALSE(values_.text.has_value()) << ::testing::PrintToString(args);
+    app_.clear();
+  }
+  for (const Args& args : {Args{}, Args{"--count", "4"}, Args{"--share", "-0.5", "--loud"}}) {
+    Parse(args);
+    EXPECT_EQ(values_.text, "from the environment") << ::testing::PrintToString(args);
+    values_.text.reset();
+    app_.clear();
+  }
+}
+
 TEST_F(FlagsTest, ValuesAreTheEffectiveOnesUnderSnakeCaseNames) {
   environment_ = {{"NIBBLE_COUNT", "5"}};
   Parse({"--wait-time", "90s", "--colour", "blue", "--bias", "5=1"});
