@@ -110,6 +110,14 @@ absl::Status Validate(const ServeFlags& serve) {
     return absl::InvalidArgumentError(
         "--tls-client-ca: found alone, needed with --tls-cert and --tls-key");
   }
+  if (serve.engine.max_running > serve.model.runner.max_batch_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-running: found ", serve.engine.max_running, ", needed at most --max-batch-tokens ",
+        serve.model.runner.max_batch_tokens, ": every running sequence takes a token of a step"));
+  }
+  if (serve.engine.pause_timeout <= Duration::zero()) {
+    return absl::InvalidArgumentError("--pause-timeout: found 0s, needed more");
+  }
   const int32_t block = serve.model.runner.block_size;
   if ((block & (block - 1)) != 0) {
     return absl::InvalidArgumentError(

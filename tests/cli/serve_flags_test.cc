@@ -33,6 +33,10 @@ TEST(ServeFlagsTest, RunningAndWaitingTogetherBoundTheOpenRequests) {
   EXPECT_EQ(RunnerOptionsOf(serve).max_sequences, 8);
 }
 
+TEST(ServeFlagsTest, AStepMayHoldJustTheRunningSequences) {
+  EXPECT_TRUE(Validate(Parsed({"--model", "m", "--max-batch-tokens", "64"})).ok());
+}
+
 TEST(ServeFlagsTest, TheStepBudgetReachesEngineAndRunner) {
   const ServeFlags serve = Parsed({"--max-batch-tokens", "128", "--kv-cache-mib", "64"});
   EXPECT_EQ(EngineOptionsOf(serve).max_batch_tokens, 128);
@@ -88,6 +92,9 @@ TEST(ServeFlagsTest, WhatDoesNotFitTogetherIsNamed) {
                         {{"--model", "m", "--tls-cert", "c"}, "--tls-key"},
                         {{"--model", "m", "--tls-key", "k"}, "--tls-cert"},
                         {{"--model", "m", "--tls-client-ca", "a"}, "--tls-client-ca"},
+                        {{"--model", "m", "--max-batch-tokens", "63"}, "--max-running: found 64"},
+                        {{"--model", "m", "--max-running", "513"}, "--max-batch-tokens 512"},
+                        {{"--model", "m", "--pause-timeout", "0s"}, "--pause-timeout: found 0s"},
                         {{"--model", "m", "--block-size", "24"}, "--block-size"}};
   for (const Case& c : cases) {
     const absl::Status status = Validate(Parsed(c.args));
