@@ -87,14 +87,14 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(LocalModel& model, const Gene
   parts.tokenizer = std::move(model.tokenizer);
   parts.chat_template = std::move(model.chat_template);
   parts.clock = &clock;
-  return Engine::Create(std::move(parts), options);
+  return OfModel(Engine::Create(std::move(parts), options));
 }
 
 int GenerateLocally(const GenerateFlags& flags, GenerateRequest request, Interrupt& interrupt,
                     GenerationWriter& writer, const Io& io) {
   const SteadyClock clock;
   absl::StatusOr<LocalModel> model = Load(flags, io);
-  if (!model.ok()) return Fail(io, model.status());
+  if (!model.ok()) return ExitWith(io, model.status());
   absl::StatusOr<std::unique_ptr<Engine>> engine = MakeEngine(*model, flags, clock);
   if (!engine.ok()) return Fail(io, engine.status());
   if (flags.timeout.has_value()) request.deadline = clock.Now() + *flags.timeout;
@@ -105,7 +105,7 @@ int GenerateLocally(const GenerateFlags& flags, GenerateRequest request, Interru
 int GenerateRemotely(const GenerateFlags& flags, const GenerateRequest& request,
                      Interrupt& interrupt, GenerationWriter& writer, const Io& io) {
   absl::StatusOr<RemoteChannel> channel = Connect(flags.remote);
-  if (!channel.ok()) return Fail(io, channel.status());
+  if (!channel.ok()) return ExitWith(io, channel.status());
   RemoteCall call(*channel, request, flags.timeout);
   interrupt.OnInterrupt([&call] { call.Cancel(); });
   const Outcome outcome = call.Run(writer);

@@ -90,8 +90,7 @@ int GenerationWriter::OnFinished(const Outcome& outcome, bool interrupted) {
   if (text && (outcome.status.ok() || !text_.empty())) io_.out << std::endl;
   if (!outcome.status.ok()) {
     if (interrupted) return kExitInterrupted;
-    Fail(io_, outcome.status);
-    return absl::IsInvalidArgument(outcome.status) ? kExitUsage : kExitFailure;
+    return ExitWith(io_, outcome.status);
   }
   if (!text) {
     PrintJson(io_.out, Summary(outcome));

@@ -21,7 +21,7 @@ int RunHealth(const HealthFlags& flags, const Io& io) {
     return kExitUsage;
   }
   absl::StatusOr<RemoteChannel> channel = Connect(flags.remote);
-  if (!channel.ok()) return Fail(io, channel.status());
+  if (!channel.ok()) return ExitWith(io, channel.status());
   const auto stub = health::Health::NewStub(*channel);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() +

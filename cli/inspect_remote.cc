@@ -98,7 +98,7 @@ void PrintRemoteModel(const v1::GetModelResponse& model, std::ostream& out) {
 
 int RunInspectRemote(const RemoteFlags& flags, OutputFormat output, const Io& io) {
   const absl::StatusOr<v1::GetModelResponse> model = Ask(flags);
-  if (!model.ok()) return Fail(io, model.status());
+  if (!model.ok()) return ExitWith(io, model.status());
   if (output == OutputFormat::kJson) {
     PrintJson(io.out, RemoteModelJson(*model), 2);
   } else {

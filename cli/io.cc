@@ -13,4 +13,8 @@ int WrongUsage(const Io& io, const absl::Status& status) {
   return kExitUsage;
 }
 
+int ExitWith(const Io& io, const absl::Status& status) {
+  return absl::IsInvalidArgument(status) ? WrongUsage(io, status) : Fail(io, status);
+}
+
 }  // namespace nibble

@@ -26,5 +26,8 @@ inline constexpr int kExitInterrupted = 130;  // Ctrl-C
 int Fail(const Io& io, const absl::Status& status);
 // The same for what is wrong with the command line: returns kExitUsage.
 int WrongUsage(const Io& io, const absl::Status& status);
+// WrongUsage for INVALID_ARGUMENT, Fail for the rest: of a status that has the code for what the
+// command line says, and for nothing else.
+int ExitWith(const Io& io, const absl::Status& status);
 
 }  // namespace nibble

@@ -31,10 +31,15 @@ class PhaseTimer {
 
 absl::StatusOr<std::unique_ptr<ModelFile>> OpenFile(const std::string& path) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(path));
-  return ModelFile::Open(path);
+  return OfModel(ModelFile::Open(path));
 }
 
 }  // namespace
+
+absl::Status OfModel(absl::Status status) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  return absl::FailedPreconditionError(status.message());
+}
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags) {
   NIBBLE_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(flags.device));
@@ -75,14 +80,15 @@ absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEve
   {
     PhaseTimer timer(events, "open");
     NIBBLE_ASSIGN_OR_RETURN(model.file, OpenFile(flags.model));
-    NIBBLE_ASSIGN_OR_RETURN(model.config, model.file->Config());
+    NIBBLE_ASSIGN_OR_RETURN(model.config, OfModel(model.file->Config()));
     model.packed_cache = flags.packed_cache;
     model.share_weights = flags.share_weights;
     NIBBLE_ASSIGN_OR_RETURN(model.backend, CreateBackend(flags));
   }
   PhaseTimer timer(events, "tokenizer");
-  NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, model.file->LoadTokenizer());
-  NIBBLE_ASSIGN_OR_RETURN(model.chat_template, model.file->LoadChatTemplate(*model.tokenizer));
+  NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, OfModel(model.file->LoadTokenizer()));
+  NIBBLE_ASSIGN_OR_RETURN(model.chat_template,
+                          OfModel(model.file->LoadChatTemplate(*model.tokenizer)));
   return model;
 }
 
@@ -116,9 +122,19 @@ absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options,
   return absl::OkStatus();
 }
 
+absl::Status LoadToGenerate(LocalModel& model, const RunnerOptions& options,
+                            const LoadEvents& events) {
+  if (options.max_context > model.config.context_length) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-context: found ", options.max_context, ", needed at most ",
+        model.config.context_length, ", which the model was trained for; 0 takes all of them"));
+  }
+  return OfModel(LoadWeights(model, options, events));
+}
+
 absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events) {
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags, events));
-  NIBBLE_RETURN_IF_ERROR(LoadWeights(model, flags.Runner(), events));
+  NIBBLE_RETURN_IF_ERROR(LoadToGenerate(model, flags.Runner(), events));
   return model;
 }
 

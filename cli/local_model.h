@@ -48,13 +48,26 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags);
 // "int8", "f16": what a linear multiplies weights with on that device.
 std::string ActivationsName(const Backend& backend, const CpuOptions& cpu);
 
-// Opens and loads everything. Without a chat template the result is OK with `chat_template` null.
+// `status`, with FAILED_PRECONDITION in place of INVALID_ARGUMENT: of what a model is rather than
+// what the command line says, for ExitWith.
+absl::Status OfModel(absl::Status status);
+template <typename T>
+absl::StatusOr<T> OfModel(absl::StatusOr<T> value) {
+  if (value.ok()) return value;
+  return OfModel(value.status());
+}
+
+// Opens and loads everything: OpenLocalModel, then LoadToGenerate with the flags' own cache.
+// Without a chat template the result is OK with `chat_template` null.
 absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events);
 
-// The same in two steps, for callers that size the cache by what they read: OpenLocalModel leaves
-// `runner` null, LoadWeights fills it.
+// The same in steps. OpenLocalModel leaves `runner` null; INVALID_ARGUMENT is about the flags only.
 absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEvents& events);
+// Fills `runner`; for callers that size the cache by what they read.
 absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options, const LoadEvents& events);
+// LoadWeights for --max-context: INVALID_ARGUMENT names it, and is about nothing else.
+absl::Status LoadToGenerate(LocalModel& model, const RunnerOptions& options,
+                            const LoadEvents& events);
 
 // Only what tokenize needs; the weights are not touched.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path);

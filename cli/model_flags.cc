@@ -76,7 +76,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device) {
     return DeviceChoice{Kind::kCuda, ordinal};
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("--device is '", device, "', needed auto, cpu or cuda:N"));
+      absl::StrCat("found '", device, "', needed auto, cpu or cuda:N"));
 }
 
 void AddDeviceFlag(Flags& flags, ModelFlags& model) {
@@ -85,6 +85,9 @@ void AddDeviceFlag(Flags& flags, ModelFlags& model) {
            "Where the model runs. On cuda:N (kernels/cuda/README.md) activations "
            "are f16, or bf16 with --kv-cache-type bf16; auto: cuda:0 where it is "
            "usable, otherwise cpu")
+      ->check([](const std::string& device) {
+        return std::string(ParseDevice(device).status().message());
+      })
       ->type_name("auto|cpu|cuda:N");
   flags.Add("--cuda-w8a8", model.cuda_w8a8,
             "With --device cuda: multiply int8 weights by row, and fp8 ones on a device with FP8 "
@@ -143,6 +146,11 @@ void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& pref
                          "scale for each token and head");
 }
 
+void AddBlockSizeFlag(Flags& flags, ModelFlags& model) {
+  flags.Add("--block-size", model.runner.block_size, "Tokens in one block of the cache")
+      ->check(CLI::IsMember(std::vector<int32_t>{8, 16, 32, 64, 128, 256}));
+}
+
 void AddCacheFlags(Flags& flags, ModelFlags& model) {
   flags
       .Add("--max-context", model.runner.max_context,
@@ -153,10 +161,7 @@ void AddCacheFlags(Flags& flags, ModelFlags& model) {
       .Add("--kv-cache-mib", model.kv_cache_mib, "Memory of the KV cache, shared by all sequences")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   AddKvCacheTypeFlag(flags, model);
-  flags
-      .Add("--block-size", model.runner.block_size,
-           "Tokens in one block of the cache: a power of two, 8 to 256")
-      ->check(CLI::Range(8, 256));
+  AddBlockSizeFlag(flags, model);
   flags
       .Add("--max-batch-tokens", model.runner.max_batch_tokens,
            "Token budget of one step: bounds how long a decode waits for someone's prompt")

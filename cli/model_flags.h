@@ -50,13 +50,13 @@ struct DeviceChoice {
   enum class Kind : uint8_t { kAuto, kCpu, kCuda } kind = Kind::kCpu;
   int32_t ordinal = 0;  // kCuda
 };
-// INVALID_ARGUMENT for other words.
+// INVALID_ARGUMENT for other words; the flag's own check, so wrong usage.
 absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device);
 
 // INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
 absl::Status CheckModelGiven(const std::string& path);
 
-void AddModelFlag(Flags& flags, ModelFlags& model);   // --model
+void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
 // --device, --cuda-w8a8, --cuda-dependent-launches
 void AddDeviceFlag(Flags& flags, ModelFlags& model);
 // Those, --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
@@ -65,6 +65,7 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model);
 void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
 // --kv-cache-type; "--base-kv-cache-type" with prefix "--base-".
 void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix = "--");
+void AddBlockSizeFlag(Flags& flags, ModelFlags& model);  // --block-size
 // --max-context, --kv-cache-mib, --kv-cache-type, --block-size, --max-batch-tokens
 void AddCacheFlags(Flags& flags, ModelFlags& model);
 

@@ -98,7 +98,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(LocalModel& model, const Serv
   parts.chat_template = std::move(model.chat_template);
   parts.clock = &clock;
   parts.observer = observer;
-  return Engine::Create(std::move(parts), EngineOptionsOf(flags));
+  return OfModel(Engine::Create(std::move(parts), EngineOptionsOf(flags)));
 }
 
 absl::StatusOr<LocalModel> Load(const ServeFlags& flags, Server& server, Log& log, const Io& io) {
@@ -109,7 +109,7 @@ absl::StatusOr<LocalModel> Load(const ServeFlags& flags, Server& server, Log& lo
   const LoadEvents events = ServeLoadEvents(server, log, progress);
   NIBBLE_ASSIGN_OR_RETURN(LocalModel model, OpenLocalModel(flags.model, events));
   log.Info("device", {{"chosen", model.backend->Info().why}});
-  NIBBLE_RETURN_IF_ERROR(LoadWeights(model, RunnerOptionsOf(flags), events));
+  NIBBLE_RETURN_IF_ERROR(LoadToGenerate(model, RunnerOptionsOf(flags), events));
   return model;
 }
 
@@ -168,9 +168,7 @@ int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, cons
   const std::shared_ptr<Log> log = Log::ToStderr(flags.log_level);
   shutdown.LogTo(log);
   const absl::Status status = Serve(flags, log, shutdown, io);
-  if (status.ok()) return kExitOk;
-  Fail(io, status);
-  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
+  return status.ok() ? kExitOk : ExitWith(io, status);
 }
 
 }  // namespace nibble

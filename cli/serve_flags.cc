@@ -118,11 +118,6 @@ absl::Status Validate(const ServeFlags& serve) {
   if (serve.engine.pause_timeout <= Duration::zero()) {
     return absl::InvalidArgumentError("--pause-timeout: found 0s, needed more");
   }
-  const int32_t block = serve.model.runner.block_size;
-  if ((block & (block - 1)) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--block-size: found ", block, ", needed a power of two from 8 to 256"));
-  }
   return absl::OkStatus();
 }
 

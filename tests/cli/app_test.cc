@@ -91,6 +91,63 @@ TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
   }
 }
 
+// Scripts tell a command line that can never work from a machine or a file that cannot.
+TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
+  const std::vector<std::string> here = {"--model", kTiny};
+  const std::vector<std::string> there = {"--server", "127.0.0.1:1"};
+  const auto all = [](std::vector<std::string> args, const std::vector<std::string>& more,
+                      std::vector<std::string> wrong) {
+    args.insert(args.end(), more.begin(), more.end());
+    args.insert(args.end(), wrong.begin(), wrong.end());
+    return args;
+  };
+  const std::vector<std::vector<std::string>> wrong = {
+      all({"serve", "--model", kTiny}, {}, {"--device", "gpu"}),
+      all({"serve", "--model", kTiny}, {}, {"--block-size", "24"}),
+      all({"serve", "--model", kTiny}, {}, {"--max-batch-tokens", "32"}),
+      all({"generate", "--prompt", "a"}, here, {"--device", "gpu"}),
+      all({"generate", "--prompt", "a"}, here, {"--block-size", "24"}),
+      all({"generate", "--prompt", "a"}, here, {"--max-context", "640"}),
+      all({"generate", "--prompt", "a"}, there, {"--tls-cert", "c"}),
+      all({"generate", "--prompt", "a"}, there, {"--tls-cert", "c", "--tls-key", "k"}),
+      all({"health"}, there, {"--tls-key", "c"}),
+      all({"inspect"}, there, {"--tls-cert", "c"}),
+      all({"bench"}, here, {"--device", "gpu"}),
+      all({"eval", "perplexity", "--text", kTiny}, here, {"--device", "gpu"})};
+  for (const auto& args : wrong) {
+    const Ran ran = RunWith(args);
+    EXPECT_EQ(ran.code, kExitUsage) << ::testing::PrintToString(args) << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr(args[args.size() - 2])) << ran.err;
+  }
+}
+
+// The tiny model with one byte changed: it rotates 33 of the 32 dimensions of a head.
+std::string BrokenModel() {
+  std::ifstream file(kTiny, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  const std::string key = "rope.dimension_count";
+  bytes[bytes.find(key) + key.size() + sizeof(uint32_t)] = 33;  // behind the value's type
+  const std::string path = ::testing::TempDir() + "/broken.gguf";
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path;
+}
+
+TEST(AppTest, AModelThatIsBrokenIsAFailureInEveryCommand) {
+  const std::string broken = BrokenModel();
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--log-level", "off"},
+           {"generate", "--prompt", "a"},
+           {"bench"},
+           {"eval", "perplexity", "--text", kTiny}}) {
+    std::vector<std::string> full = args;
+    full.insert(full.end(), {"--model", broken});
+    const Ran ran = RunWith(full);
+    EXPECT_EQ(ran.code, kExitFailure) << args[0] << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr(broken)) << args[0];
+    EXPECT_THAT(ran.err, HasSubstr("rope.dimension_count")) << args[0];
+  }
+}
+
 TEST(AppTest, AModelThatIsNotThereIsAFailureThatNamesIt) {
   for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
            {"generate", "--model", "no/such.gguf", "--prompt", "a"},

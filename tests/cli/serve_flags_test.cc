@@ -74,10 +74,11 @@ TEST(ServeFlagsTest, ThePauseTimeoutReachesEngineAndServer) {
 
 TEST(ServeFlagsTest, RangesAreChecked) {
   const std::vector<std::vector<std::string>> wrong = {
-      {"--threads", "-1"},          {"--threads", "257"},       {"--max-running", "0"},
-      {"--kv-cache-mib", "0"},      {"--block-size", "4"},      {"--max-waiting", "-1"},
-      {"--cpu-isa", "sse"},         {"--metrics-alias", "tgi"}, {"--log-level", "loud"},
-      {"--max-request-bytes", "1"}, {"--drain-timeout", "-1s"}, {"--kv-cache-type", "f32"}};
+      {"--threads", "-1"},        {"--threads", "257"},      {"--max-running", "0"},
+      {"--kv-cache-mib", "0"},    {"--block-size", "4"},     {"--max-waiting", "-1"},
+      {"--block-size", "24"},     {"--device", "gpu"},       {"--cpu-isa", "sse"},
+      {"--metrics-alias", "tgi"}, {"--log-level", "loud"},   {"--max-request-bytes", "1"},
+      {"--drain-timeout", "-1s"}, {"--kv-cache-type", "f32"}};
   for (const auto& args : wrong) {
     EXPECT_THROW(Parsed(args), CLI::ParseError) << args[0] << " " << args[1];
   }
@@ -94,8 +95,7 @@ TEST(ServeFlagsTest, WhatDoesNotFitTogetherIsNamed) {
                         {{"--model", "m", "--tls-client-ca", "a"}, "--tls-client-ca"},
                         {{"--model", "m", "--max-batch-tokens", "63"}, "--max-running: found 64"},
                         {{"--model", "m", "--max-running", "513"}, "--max-batch-tokens 512"},
-                        {{"--model", "m", "--pause-timeout", "0s"}, "--pause-timeout: found 0s"},
-                        {{"--model", "m", "--block-size", "24"}, "--block-size"}};
+                        {{"--model", "m", "--pause-timeout", "0s"}, "--pause-timeout: found 0s"}};
   for (const Case& c : cases) {
     const absl::Status status = Validate(Parsed(c.args));
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.named;
