@@ -41,8 +41,18 @@ std::string Flags::Described(const std::string& name, const std::string& help) {
 
 CLI::Option* Flags::Register(CLI::Option* option, const std::string& name,
                              std::function<Json()> value) {
-  flags_.push_back({name, std::move(value), option->get_items_expected_max() > 0});
+  flags_.push_back({name, Twin(name), option, std::move(value)});
   return option;
+}
+
+void Flags::SetTwin(const std::string& name, const std::string& twin) {
+  for (Flag& flag : flags_) {
+    if (flag.name != name) continue;
+    std::string text = flag.option->get_description();
+    text.resize(text.size() - absl::StrCat(" [", flag.twin, "]").size());
+    flag.twin = twin;
+    flag.option->description(twin.empty() ? text : absl::StrCat(text, " [", twin, "]"));
+  }
 }
 
 CLI::Option* Flags::AddPositional(const std::string& name, std::string& value,
@@ -130,7 +140,7 @@ bool Flags::GivesPositional(const std::vector<std::string>& args) const {
     if (args[i].size() < 2 || args[i].front() != '-') return true;
     const auto flag = std::find_if(flags_.begin(), flags_.end(),
                                    [&](const Flag& one) { return one.name == args[i]; });
-    if (flag != flags_.end() && flag->takes_value) ++i;
+    if (flag != flags_.end() && flag->takes_value()) ++i;
   }
   return false;
 }
@@ -149,8 +159,8 @@ std::vector<std::string> Flags::EnvironmentArgs(const std::vector<std::string>& 
       given = given || std::any_of(group.begin(), group.end(),
                                    [&](const std::string& rival) { return Gives(args, rival); });
     }
-    if (given) continue;
-    const char* value = environment(Twin(flag.name));
+    if (given || flag.twin.empty()) continue;
+    const char* value = environment(flag.twin);
     // An empty variable counts as not set, as deployments template them.
     if (value != nullptr && *value != 0) extra.push_back(absl::StrCat(flag.name, "=", value));
   }

@@ -3,7 +3,8 @@
 //
 // --max-context has the twin NIBBLE_MAX_CONTEXT. The command line wins over the environment, the
 // environment over the default. Twins are applied by turning them into arguments of the chosen
-// subcommand (EnvironmentArgs), so a variable meant for one subcommand can never break another.
+// subcommand (EnvironmentArgs), so a variable meant for one subcommand can never break another. One
+// that means something else in another subcommand gets a name of its own there (SetTwin).
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -54,6 +55,9 @@ class Flags {
   CLI::Option* AddChoice(const std::string& name, E& value,
                          std::vector<std::pair<std::string, E>> words, const std::string& help);
 
+  // The twin of a flag that was added, where Twin's would be another subcommand's; "": it has none.
+  void SetTwin(const std::string& name, const std::string& twin);
+
   // "--flag=value" for every flag whose twin is set and that `args`, the words behind the
   // subcommand's own, do not give. A flag of a group below is left out as well when `args` give
   // another one of its group.
@@ -74,8 +78,10 @@ class Flags {
  private:
   struct Flag {
     std::string name;
+    std::string twin;  // "": none
+    CLI::Option* option;
     std::function<nlohmann::ordered_json()> value;
-    bool takes_value = true;  // "--flag value" is two words
+    bool takes_value() const { return option->get_items_expected_max() > 0; }
   };
   // Adds an option that hands each text to `parse`, whose error becomes a usage error.
   CLI::Option* AddParsed(const std::string& name, const std::string& help,

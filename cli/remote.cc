@@ -172,6 +172,14 @@ void AddRemoteFlags(Flags& flags, RemoteFlags& remote) {
   flags.Add("--tls-cert", remote.tls_cert, "PEM certificate of this client (mTLS)")
       ->type_name("FILE");
   flags.Add("--tls-key", remote.tls_key, "PEM key of this client (mTLS)")->type_name("FILE");
+  flags
+      .Add("--tls-server-name", remote.tls_server_name,
+           "A name of the server's certificate, where the address is none: 127.0.0.1, an IP")
+      ->type_name("NAME");
+  // `serve` has flags of these names. Both commands run in one container, whose health check would
+  // take the server's certificate for its own.
+  flags.SetTwin("--tls-cert", "NIBBLE_CLIENT_TLS_CERT");
+  flags.SetTwin("--tls-key", "NIBBLE_CLIENT_TLS_KEY");
 }
 
 absl::StatusOr<RemoteChannel> Connect(const RemoteFlags& flags) {
@@ -181,6 +189,9 @@ absl::StatusOr<RemoteChannel> Connect(const RemoteFlags& flags) {
   }
   if (flags.tls_ca.empty() && !flags.tls_cert.empty()) {
     return absl::InvalidArgumentError("--tls-cert: found without --tls-ca, needed with it");
+  }
+  if (flags.tls_ca.empty() && !flags.tls_server_name.empty()) {
+    return absl::InvalidArgumentError("--tls-server-name: found without --tls-ca, needed with it");
   }
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!flags.tls_ca.empty()) {
@@ -192,6 +203,7 @@ absl::StatusOr<RemoteChannel> Connect(const RemoteFlags& flags) {
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  if (!flags.tls_server_name.empty()) arguments.SetSslTargetNameOverride(flags.tls_server_name);
   return grpc::CreateCustomChannel(flags.server, credentials, arguments);
 }
 

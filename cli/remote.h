@@ -21,9 +21,11 @@ struct RemoteFlags {
   std::string tls_ca;    // PEM; set: TLS, and the server must be signed by it
   std::string tls_cert;  // PEM; what this client presents (mTLS), with tls_key
   std::string tls_key;
+  std::string tls_server_name;  // what its certificate must be for; empty: the host of `server`
 };
 
-// --server, --tls-ca, --tls-cert, --tls-key
+// --server, --tls-ca, --tls-cert, --tls-key, --tls-server-name. The twins of --tls-cert and
+// --tls-key are NIBBLE_CLIENT_TLS_..: the others are the server's own.
 void AddRemoteFlags(Flags& flags, RemoteFlags& remote);
 
 using RemoteChannel = std::shared_ptr<grpc::Channel>;

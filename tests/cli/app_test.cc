@@ -112,6 +112,7 @@ TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
       all({"generate", "--prompt", "a"}, there, {"--tls-cert", "c", "--tls-key", "k"}),
       all({"health"}, there, {"--tls-key", "c"}),
       all({"inspect"}, there, {"--tls-cert", "c"}),
+      all({"health"}, there, {"--tls-server-name", "nibble.example"}),
       all({"bench"}, here, {"--device", "gpu"}),
       all({"eval", "perplexity", "--text", kTiny}, here, {"--device", "gpu"})};
   for (const auto& args : wrong) {
@@ -270,6 +271,18 @@ TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {
   EXPECT_TRUE(service.seen.stopping().has_max_tokens());
   EXPECT_TRUE(service.deadline_set);
   EXPECT_TRUE(nlohmann::json::parse(ran.out).contains("timings"));
+}
+
+// As in a container, where both commands see the same environment.
+TEST(HealthCommandTest, TakesTheServersCertificateNotForItsOwn) {
+  FakeService service;
+  std::map<std::string, std::string> environment = {{"NIBBLE_SERVER", service.address},
+                                                    {"NIBBLE_TLS_CERT", "/no/such/server.pem"},
+                                                    {"NIBBLE_TLS_KEY", "/no/such/server.key"}};
+  const Ran ran = RunWith({"health"}, environment);
+  EXPECT_EQ(ran.code, kExitOk) << ran.err;
+  environment["NIBBLE_CLIENT_TLS_CERT"] = "client.pem";
+  EXPECT_EQ(RunWith({"health"}, environment).code, kExitUsage) << "alone";
 }
 
 TEST(HealthCommandTest, AsksTheServerOfTheEnvironment) {

@@ -131,6 +131,19 @@ TEST_F(FlagsTest, TheTwinOfAFlagIsItsNameInCapitals) {
   EXPECT_EQ(Flags::Twin("--seed"), "NIBBLE_SEED");
 }
 
+TEST_F(FlagsTest, ATwinMayHaveAnotherNameOrBeNone) {
+  flags_.SetTwin("--count", "NIBBLE_OTHER_COUNT");
+  flags_.SetTwin("--seed", "");
+  environment_ = {{"NIBBLE_COUNT", "9"}, {"NIBBLE_OTHER_COUNT", "4"}, {"NIBBLE_SEED", "7"}};
+  Parse({});
+  EXPECT_EQ(values_.count, 4);
+  EXPECT_FALSE(values_.seed.has_value());
+  const std::string help = app_.help();
+  EXPECT_NE(help.find("How many [NIBBLE_OTHER_COUNT]"), std::string::npos) << help;
+  EXPECT_NE(help.find("Of randomness"), std::string::npos) << help;
+  EXPECT_EQ(help.find("NIBBLE_SEED"), std::string::npos) << help;
+}
+
 TEST_F(FlagsTest, TheEnvironmentSetsWhatTheCommandLineDoesNot) {
   environment_ = {{"NIBBLE_COUNT", "9"},      {"NIBBLE_NAME", "env"},    {"NIBBLE_LOUD", "1"},
                   {"NIBBLE_WAIT_TIME", "1m"}, {"NIBBLE_COLOUR", "blue"}, {"NIBBLE_OTHER", "x"},

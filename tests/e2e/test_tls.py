@@ -36,8 +36,8 @@ def authority(folder, name):
     )
 
 
-def certificate(folder, name, ca):
-    (folder / "san.cnf").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+def certificate(folder, name, ca, names="DNS:localhost,IP:127.0.0.1"):
+    (folder / "san.cnf").write_text(f"subjectAltName={names}\n")
     openssl(
         "req",
         "-newkey",
@@ -79,6 +79,7 @@ def pki(tmp_path_factory):
     for ca in ("ours", "strangers"):
         authority(folder, ca)
     certificate(folder, "server", "ours")
+    certificate(folder, "named", "ours", names="DNS:nibble.example")  # as authorities sign them
     certificate(folder, "friend", "ours")
     certificate(folder, "stranger", "strangers")
     return folder
@@ -152,6 +153,32 @@ def test_mtls_keeps_out_no_certificate_and_a_stranger_s(mtls, pki):
     assert is_kept_out(mtls, credentials(pki))
     assert is_kept_out(mtls, credentials(pki, own="stranger"))
     assert is_kept_out(mtls, None)
+
+
+def test_health_asks_by_a_name_of_the_certificate(binary, model, pki, tmp_path):
+    """A probe connects to 127.0.0.1, which no ordinary certificate names."""
+    key = {"tls_cert": pki / "named.pem", "tls_key": pki / "named.key"}
+    server = NibbleServer(binary, model, tmp_path, **key, tls_client_ca=pki / "ours.pem")
+    health = ["health", "--server", server.target, "--service", "liveness"]
+    own = ["--tls-cert", pki / "friend.pem", "--tls-key", pki / "friend.key"]
+    flags = ["--tls-ca", pki / "ours.pem", *own]
+    try:
+        assert run(binary, *health, *flags).returncode == 1
+        assert run(binary, *health, *flags, "--tls-server-name", "localhost").returncode == 1
+        assert run(binary, *health, *flags, "--tls-server-name", "nibble.example").returncode == 0
+        # The image's HEALTHCHECK: everything else is in the environment that `serve` has, too.
+        container = {
+            "NIBBLE_TLS_CERT": str(pki / "named.pem"),
+            "NIBBLE_TLS_KEY": str(pki / "named.key"),
+            "NIBBLE_TLS_CA": str(pki / "ours.pem"),
+            "NIBBLE_TLS_SERVER_NAME": "nibble.example",
+            "NIBBLE_CLIENT_TLS_CERT": str(pki / "friend.pem"),
+            "NIBBLE_CLIENT_TLS_KEY": str(pki / "friend.key"),
+        }
+        done = run(binary, *health, env=container)
+        assert done.returncode == 0, done.stderr
+    finally:
+        server.stop()
 
 
 def test_a_key_without_its_certificate_is_a_usage_error(binary, model, pki):
