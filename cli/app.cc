@@ -121,7 +121,11 @@ class Commands {
       return app_.exit(error, io.out, io.err) == 0 ? kExitOk : kExitUsage;
     }
     for (const Command& command : commands_) {
-      if (command.app->parsed()) return command.run(io);
+      if (!command.app->parsed()) continue;
+      if (const absl::Status usage = command.flags->Check(); !usage.ok()) {
+        return WrongUsage(io, usage);
+      }
+      return command.run(io);
     }
     return kExitUsage;
   }

@@ -41,7 +41,7 @@ std::string Flags::Described(const std::string& name, const std::string& help) {
 
 CLI::Option* Flags::Register(CLI::Option* option, const std::string& name,
                              std::function<Json()> value) {
-  flags_.push_back({name, Twin(name), option, std::move(value)});
+  flags_.push_back({name, Twin(name), "", option, std::move(value)});
   return option;
 }
 
@@ -134,6 +134,22 @@ CLI::Option* Flags::Add(const std::string& name, std::vector<std::pair<int32_t, 
   });
 }
 
+void Flags::OnlyWith(const std::string& needed, const std::function<void()>& add) {
+  const size_t first = flags_.size();
+  add();
+  for (size_t i = first; i < flags_.size(); ++i) {
+    flags_[i].needed = needed;
+    flags_[i].option->needs(app_->get_option(needed));
+  }
+}
+
+absl::Status Flags::Check() const {
+  for (const auto& check : checks_) {
+    if (absl::Status status = check(); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 bool Flags::GivesPositional(const std::vector<std::string>& args) const {
   for (size_t i = 0; i < args.size(); ++i) {
     if (args[i] == "--") return i + 1 < args.size();
@@ -152,6 +168,9 @@ bool Flags::Gives(const std::vector<std::string>& args, const std::string& name)
 std::vector<std::string> Flags::EnvironmentArgs(const std::vector<std::string>& args,
                                                 const Environment& environment) const {
   std::vector<std::string> extra;
+  const auto lacks = [&](const std::string& needed) {
+    return !needed.empty() && !GivesFlag(args, needed) && !GivesFlag(extra, needed);
+  };
   for (const Flag& flag : flags_) {
     bool given = GivesFlag(args, flag.name);
     for (const std::vector<std::string>& group : rivals_) {
@@ -159,7 +178,7 @@ std::vector<std::string> Flags::EnvironmentArgs(const std::vector<std::string>& 
       given = given || std::any_of(group.begin(), group.end(),
                                    [&](const std::string& rival) { return Gives(args, rival); });
     }
-    if (given || flag.twin.empty()) continue;
+    if (given || flag.twin.empty() || lacks(flag.needed)) continue;
     const char* value = environment(flag.twin);
     // An empty variable counts as not set, as deployments template them.
     if (value != nullptr && *value != 0) extra.push_back(absl::StrCat(flag.name, "=", value));

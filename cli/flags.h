@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "cli/parse.h"
 
@@ -58,6 +59,14 @@ class Flags {
   // The twin of a flag that was added, where Twin's would be another subcommand's; "": it has none.
   void SetTwin(const std::string& name, const std::string& twin);
 
+  // The flags that `add` adds mean something with `needed` only: given without it they are wrong
+  // usage, and their twins, which may be another subcommand's, are left out. REQUIRES: `needed` was
+  // added before.
+  void OnlyWith(const std::string& needed, const std::function<void()>& add);
+  // Flags that do not fit together, seen once all are parsed: Check returns the first error.
+  void AddCheck(std::function<absl::Status()> check) { checks_.push_back(std::move(check)); }
+  absl::Status Check() const;
+
   // "--flag=value" for every flag whose twin is set and that `args`, the words behind the
   // subcommand's own, do not give. A flag of a group below is left out as well when `args` give
   // another one of its group.
@@ -78,7 +87,8 @@ class Flags {
  private:
   struct Flag {
     std::string name;
-    std::string twin;  // "": none
+    std::string twin;    // "": none
+    std::string needed;  // "": no other flag
     CLI::Option* option;
     std::function<nlohmann::ordered_json()> value;
     bool takes_value() const { return option->get_items_expected_max() > 0; }
@@ -97,6 +107,7 @@ class Flags {
   CLI::App* app_;
   std::vector<Flag> flags_;
   std::vector<std::vector<std::string>> rivals_;
+  std::vector<std::function<absl::Status()>> checks_;
 };
 
 // True when `args` holds "--name" or "--name=...", before a "--".

@@ -90,8 +90,10 @@ void AddGenerateFlags(Flags& flags, GenerateFlags& generate) {
   AddStoppingFlags(flags, generate.stopping);
   AddSamplingFlags(flags, generate.sampling);
   AddResponseFlags(flags, generate);
-  AddDeviceFlags(flags, generate.model);
-  AddCacheFlags(flags, generate.model);
+  flags.OnlyWith("--model", [&] {  // a server has its own
+    AddDeviceFlags(flags, generate.model);
+    AddCacheFlags(flags, generate.model);
+  });
 }
 
 absl::StatusOr<GenerateRequest> RequestOf(const GenerateFlags& flags) {

@@ -105,7 +105,8 @@ absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options,
                                " MiB holds no more; raise --kv-cache-mib"));
     }
   }
-  fitting.packed_cache.share = model.share_weights;
+  // "auto" may have become a GPU, whose memory holds the weights.
+  fitting.packed_cache.share = model.share_weights && model.backend->Info().name == "cpu";
   fitting.packed_cache.path =
       PackedCachePath(model.packed_cache, model.file->name(), model.backend->packed_layout().name);
   const std::unique_ptr<WeightSource> source = model.file->Source(model.config);

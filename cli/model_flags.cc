@@ -57,6 +57,26 @@ absl::Status CheckModelGiven(const std::string& path) {
       "models/");
 }
 
+absl::Status Validate(const ModelFlags& model) {
+  const bool on_cpu = model.device == "cpu";
+  const bool on_gpu = model.device != "cpu" && model.device != "auto";
+  const auto lost = [&](const char* flag, const std::string& found, const char* needed) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": found with ", found, ", needed with ", needed));
+  };
+  const std::string device = "--device " + model.device;
+  if (model.cuda_w8a8 && on_cpu) return lost("--cuda-w8a8", device, "--device cuda:N");
+  if (model.cuda_dependent_launches && on_cpu) {
+    return lost("--cuda-dependent-launches", device, "--device cuda:N");
+  }
+  if (!model.share_weights) return absl::OkStatus();
+  if (on_gpu) return lost("--share-weights", device, "--device cpu");
+  if (model.packed_cache == "off" || model.packed_cache.empty()) {
+    return lost("--share-weights", "--packed-cache off", "--packed-cache auto, a file or a folder");
+  }
+  return absl::OkStatus();
+}
+
 void AddModelFlag(Flags& flags, ModelFlags& model) {
   flags
       .Add("--model", model.model,
@@ -80,6 +100,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device) {
 }
 
 void AddDeviceFlag(Flags& flags, ModelFlags& model) {
+  flags.AddCheck([&model] { return Validate(model); });
   flags
       .Add("--device", model.device,
            "Where the model runs. On cuda:N (kernels/cuda/README.md) activations "
@@ -112,8 +133,8 @@ void AddDeviceFlags(Flags& flags, ModelFlags& model) {
           "auto (beside the model), a file or a directory; off: none")
       ->type_name("off|auto|FILE|DIR");
   flags.Add("--share-weights", model.share_weights,
-            "Use the packed cache in place: its memory is shared by all processes that do so, and "
-            "comes in small pages, which are slower to read than a copy");
+            "On the CPU, with --packed-cache: use that file in place. Its memory is shared by all "
+            "processes that do so, and comes in small pages, which are slower to read than a copy");
   flags.AddChoice<CpuNuma>("--numa", model.cpu.numa,
                            {{"auto", CpuNuma::kAuto}, {"off", CpuNuma::kOff}},
                            "auto: on a machine with several NUMA nodes, keep threads on nodes and "

@@ -53,6 +53,10 @@ struct DeviceChoice {
 // INVALID_ARGUMENT for other words; the flag's own check, so wrong usage.
 absl::StatusOr<DeviceChoice> ParseDevice(const std::string& device);
 
+// INVALID_ARGUMENT for a flag that would do nothing beside the others. AddDeviceFlag makes it a
+// check of the subcommand.
+absl::Status Validate(const ModelFlags& model);
+
 // INVALID_ARGUMENT without a path: wrong usage, unlike a file that cannot be opened.
 absl::Status CheckModelGiven(const std::string& path);
 

@@ -163,10 +163,7 @@ Outcome FromProto(const v1::Finished& proto) {
   return outcome;
 }
 
-}  // namespace
-
-void AddRemoteFlags(Flags& flags, RemoteFlags& remote) {
-  flags.Add("--server", remote.server, "A running nibble server")->type_name("HOST:PORT");
+void AddTlsFlags(Flags& flags, RemoteFlags& remote) {
   flags.Add("--tls-ca", remote.tls_ca, "PEM; connect by TLS to a server signed by it")
       ->type_name("FILE");
   flags.Add("--tls-cert", remote.tls_cert, "PEM certificate of this client (mTLS)")
@@ -180,6 +177,13 @@ void AddRemoteFlags(Flags& flags, RemoteFlags& remote) {
   // take the server's certificate for its own.
   flags.SetTwin("--tls-cert", "NIBBLE_CLIENT_TLS_CERT");
   flags.SetTwin("--tls-key", "NIBBLE_CLIENT_TLS_KEY");
+}
+
+}  // namespace
+
+void AddRemoteFlags(Flags& flags, RemoteFlags& remote) {
+  flags.Add("--server", remote.server, "A running nibble server")->type_name("HOST:PORT");
+  flags.OnlyWith("--server", [&] { AddTlsFlags(flags, remote); });
 }
 
 absl::StatusOr<RemoteChannel> Connect(const RemoteFlags& flags) {

@@ -28,6 +28,16 @@ absl::Status SaveUnchanged(Backend& backend, const WeightSource& weights, const 
   return SaveMatrices(backend, path, key, requests);
 }
 
+// Weights to be shared become the file's pages in the process that wrote it, too. One that packed
+// them beside this one may have been faster: then there is nothing to write.
+absl::Status Keep(Backend& backend, const WeightSource& weights, const PackedCache& cache,
+                  const PackedFileKey& key, absl::Span<const MatrixRequest> requests) {
+  const auto map = [&] { return LoadPacked(backend, cache.path, key, requests, /*share=*/true); };
+  if (cache.share && map().ok()) return absl::OkStatus();
+  NIBBLE_RETURN_IF_ERROR(SaveUnchanged(backend, weights, cache.path, key, requests));
+  return cache.share ? map() : absl::OkStatus();
+}
+
 }  // namespace
 
 LoadProgress::LoadProgress(const WeightSource& weights, std::function<void(int64_t, int64_t)> hear)
@@ -78,8 +88,7 @@ absl::StatusOr<MatrixReport> LoadMatrices(Backend& backend, const WeightSource& 
   report.took = clock.Now() - start;
   if (!cache.path.empty() && !report.from_cache) {
     const Instant packed = clock.Now();
-    report.written =
-        key.ok() ? SaveUnchanged(backend, weights, cache.path, *key, requests) : key.status();
+    report.written = key.ok() ? Keep(backend, weights, cache, *key, requests) : key.status();
     report.write_took = clock.Now() - packed;
   }
   return report;

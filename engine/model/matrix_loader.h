@@ -72,7 +72,8 @@ struct MatrixReport {
 struct PackedCache {
   std::string path;  // empty: none
   bool share =
-      false;  // weights stay pages of the file, shared with other processes (packed_cache.h)
+      false;  // weights stay pages of the file, shared with other processes (packed_cache.h);
+              // those that had to be packed become pages of what was written
 };
 
 // Fills every request, from the cache if there is one that fits; otherwise the matrices are packed,

@@ -113,6 +113,18 @@ TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
       all({"health"}, there, {"--tls-key", "c"}),
       all({"inspect"}, there, {"--tls-cert", "c"}),
       all({"health"}, there, {"--tls-server-name", "nibble.example"}),
+      all({"serve", "--packed-cache", "off"}, here, {"--share-weights", "--no-reflection"}),
+      all({"serve", "--packed-cache", "auto"}, here, {"--share-weights", "--device=cuda"}),
+      all({"generate", "--prompt", "a"}, here, {"--share-weights", "--echo"}),
+      all({"serve"}, here, {"--cuda-w8a8", "--no-reflection"}),
+      all({"serve"}, here, {"--cuda-dependent-launches", "--no-reflection"}),
+      all({"bench"}, here, {"--cuda-w8a8", "--no-roofline"}),
+      all({"generate", "--prompt", "a"}, there, {"--max-context", "128"}),
+      all({"generate", "--prompt", "a"}, there, {"--threads", "2"}),
+      all({"generate", "--prompt", "a"}, there, {"--kv-cache-mib", "64"}),
+      all({"generate", "--prompt", "a"}, there, {"--packed-cache", "auto"}),
+      all({"generate", "--prompt", "a"}, here, {"--tls-ca", "ca.pem"}),
+      all({"inspect", kTiny}, {}, {"--tls-ca", "ca.pem"}),
       all({"bench"}, here, {"--device", "gpu"}),
       all({"eval", "perplexity", "--text", kTiny}, here, {"--device", "gpu"})};
   for (const auto& args : wrong) {
@@ -257,6 +269,17 @@ TEST(InspectCommandTest, WhatTheCommandLineNamesWinsOverAServerInTheEnvironment)
   service.model.set_model("the server's");
   EXPECT_THAT(RunWith({"inspect"}, {{"NIBBLE_SERVER", service.address}}).out,
               HasSubstr("the server's"));
+}
+
+TEST(EnvironmentTest, WhatIsMeantForAServerIsNoFlagOfTheCommandThatAsksOne) {
+  FakeService service;
+  service.events.emplace_back().mutable_finished();
+  const Ran ran = RunWith({"generate", "--server", service.address, "--prompt", "a"},
+                          {{"NIBBLE_THREADS", "2"},
+                           {"NIBBLE_KV_CACHE_MIB", "64"},
+                           {"NIBBLE_DEVICE", "cuda:0"},
+                           {"NIBBLE_SHARE_WEIGHTS", "1"}});
+  EXPECT_EQ(ran.code, kExitOk) << ran.err;
 }
 
 TEST(GenerateCommandTest, SendsItsFlagsToTheServer) {

@@ -206,6 +206,41 @@ TEST_F(FlagsTest, APositionalArgumentSilencesTheTwinsOfItsRivalsAndAFlagsValueIs
   }
 }
 
+// NIBBLE_THREADS, meant for a server, is no flag of the command that asks one.
+TEST_F(FlagsTest, AFlagThatNeedsAnotherIsRefusedAloneAndItsTwinIsLeftOut) {
+  std::string here;
+  int32_t threads = 1;
+  flags_.Add("--here", here, "Where");
+  flags_.OnlyWith("--here", [&] { flags_.Add("--threads", threads, "How many"); });
+  EXPECT_THROW(Parse({"--threads", "2"}), CLI::ParseError);
+  app_.clear();
+  environment_ = {{"NIBBLE_THREADS", "3"}};
+  Parse({});
+  EXPECT_EQ(threads, 1);
+  app_.clear();
+  Parse({"--here", "a"});
+  EXPECT_EQ(threads, 3);
+  app_.clear();
+  Parse({"--here=a", "--threads=2"});
+  EXPECT_EQ(threads, 2);
+  app_.clear();
+  threads = 1;
+  environment_["NIBBLE_HERE"] = "b";
+  Parse({});
+  EXPECT_EQ(threads, 3) << "two twins that belong together";
+}
+
+TEST_F(FlagsTest, CheckIsTheFirstErrorOfThoseThatWereAdded) {
+  EXPECT_TRUE(flags_.Check().ok());
+  flags_.AddCheck([] { return absl::OkStatus(); });
+  flags_.AddCheck([this] {
+    return values_.loud ? absl::InvalidArgumentError("--loud: too late") : absl::OkStatus();
+  });
+  flags_.AddCheck([] { return absl::InternalError("never seen"); });
+  Parse({"--loud"});
+  EXPECT_EQ(flags_.Check().message(), "--loud: too late");
+}
+
 TEST_F(FlagsTest, ValuesAreTheEffectiveOnesUnderSnakeCaseNames) {
   environment_ = {{"NIBBLE_COUNT", "5"}};
   Parse({"--wait-time", "90s", "--colour", "blue", "--bias", "5=1"});

@@ -103,6 +103,24 @@ TEST(ServeFlagsTest, WhatDoesNotFitTogetherIsNamed) {
   }
 }
 
+TEST(ValidateModelFlagsTest, WhatWouldDoNothingIsRefused) {
+  ModelFlags model;
+  EXPECT_TRUE(Validate(model).ok());
+  model.cuda_w8a8 = model.cuda_dependent_launches = true;
+  EXPECT_TRUE(absl::IsInvalidArgument(Validate(model)));
+  for (const char* device : {"auto", "cuda", "cuda:1"}) {
+    model.device = device;
+    EXPECT_TRUE(Validate(model).ok()) << device;
+  }
+  model = ModelFlags();
+  model.share_weights = true;
+  EXPECT_TRUE(absl::IsInvalidArgument(Validate(model)));
+  model.packed_cache = "auto";
+  EXPECT_TRUE(Validate(model).ok());
+  model.device = "cuda";
+  EXPECT_TRUE(absl::IsInvalidArgument(Validate(model))) << "a GPU's memory is nobody else's";
+}
+
 TEST(ModelNameTest, IsTheFilesNameWithoutItsEnding) {
   EXPECT_EQ(ModelNameOf("models/Small-135M.Q4_1.gguf"), "Small-135M.Q4_1");
   EXPECT_EQ(ModelNameOf("plain"), "plain");

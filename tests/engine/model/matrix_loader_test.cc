@@ -6,10 +6,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/weights/packed_file.h"
@@ -170,6 +174,77 @@ TEST_F(MatrixLoaderTest, TheSecondStartTakesWhatTheFirstPacked) {
   const auto overhead =
       static_cast<int64_t>(std::filesystem::file_size(cache_)) - first.report->bytes;
   EXPECT_LT(overhead, 4096) << "a header, a table, and padding";
+}
+
+// Where this process has mapped a file, by the system's own account.
+bool IsMapped(const void* address, const std::string& path) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR, &begin, &end) != 2) continue;
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    if (at < begin || at >= end) continue;
+    return line.size() >= path.size() && line.substr(line.size() - path.size()) == path;
+  }
+  return false;
+}
+
+bool AreMapped(Backend& backend, const Matrices& matrices, const std::string& path) {
+  for (const auto& matrix : matrices.packed) {
+    for (const absl::Span<const uint8_t> section : backend.ToBytes(*matrix).sections) {
+      if (!section.empty() && !IsMapped(section.data(), path)) return false;
+    }
+  }
+  return true;
+}
+
+// Lets another process pack and write the same cache while this one reads.
+class Overtaken final : public WeightSource {
+ public:
+  Overtaken(const WeightSource& source, std::function<void()> other)
+      : source_(source), other_(std::move(other)) {}
+  bool Has(absl::string_view name) const override { return source_.Has(name); }
+  absl::StatusOr<quant::Matrix> LoadRows(absl::string_view name, int32_t rows, int32_t cols,
+                                         RowRange range) const override {
+    if (other_) std::exchange(other_, nullptr)();
+    return source_.LoadRows(name, rows, cols, range);
+  }
+  absl::StatusOr<std::vector<float>> LoadVector(absl::string_view name, int32_t n) const override {
+    return source_.LoadVector(name, n);
+  }
+  std::vector<TensorReport> Report() const override { return source_.Report(); }
+  absl::StatusOr<SourceIdentity> Identity() const override { return source_.Identity(); }
+
+ private:
+  const WeightSource& source_;
+  mutable std::function<void()> other_;
+};
+
+// Otherwise the process that packed would hold a second copy for as long as it lives.
+TEST_F(MatrixLoaderTest, SharedWeightsAreTheFilesPagesInTheProcessThatWroteItToo) {
+  const std::string bytes = Load(model_, "", 2).bytes;
+  for (const bool overtaken : {false, true}) {
+    std::filesystem::remove(cache_);
+    const auto backend = MakeBackend(1);
+    const GgufFile file = GgufFile::Open(model_).value();
+    const auto source = MakeGgufSource(file);
+    std::filesystem::file_time_type written;
+    const Overtaken other(*source, [&] {
+      if (!overtaken) return;
+      ASSERT_TRUE(Load(model_, cache_, 1, /*share=*/true).report->written.ok());
+      written = std::filesystem::last_write_time(cache_);
+    });
+    Matrices matrices;
+    LoadProgress progress(other, nullptr);
+    const absl::StatusOr<MatrixReport> report =
+        LoadMatrices(*backend, other, matrices.requests, {cache_, true}, SteadyClock(), progress);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_FALSE(report->from_cache);
+    EXPECT_TRUE(report->written.ok()) << report->written;
+    EXPECT_TRUE(AreMapped(*backend, matrices, std::filesystem::canonical(cache_))) << overtaken;
+    EXPECT_TRUE(AllBytes(*backend, matrices) == bytes);
+    EXPECT_TRUE(!overtaken || std::filesystem::last_write_time(cache_) == written) << "twice";
+  }
 }
 
 TEST_F(MatrixLoaderTest, ACacheOfAnotherOrAnOlderModelIsReplaced) {
