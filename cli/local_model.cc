@@ -1,9 +1,11 @@
 #include "cli/local_model.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/kv_cache.h"
 #include "engine/weights/weight_source.h"
@@ -28,6 +30,38 @@ class PhaseTimer {
   SteadyClock clock_;
   Instant start_;
 };
+
+// Stands for a chat template that this program cannot render, and says why.
+class RefusingTemplate final : public ChatTemplate {
+ public:
+  RefusingTemplate(std::string source, std::string why)
+      : source_(std::move(source)), why_(std::move(why)) {}
+  absl::StatusOr<RenderedChat> Apply(absl::Span<const ChatMessage>, bool,
+                                     absl::Span<const std::string>) const override {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot be rendered: ", why_, "; send text or token_ids"));
+  }
+  absl::string_view source() const override { return source_; }
+
+ private:
+  const std::string source_;
+  const std::string why_;
+};
+
+void LoadChatTemplate(LocalModel& model, const LoadEvents& events) {
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> loaded =
+      model.file->LoadChatTemplate(*model.tokenizer);
+  if (loaded.ok()) {
+    model.chat_template = *std::move(loaded);
+    return;
+  }
+  absl::string_view why = loaded.status().message();
+  absl::ConsumePrefix(&why, absl::StrCat(model.file->name(), ": "));  // a server's own affair
+  if (events.note) events.note(absl::StrCat("chats are refused: ", why));
+  const absl::StatusOr<std::optional<std::string>> text = model.file->ChatTemplateText();
+  model.chat_template =
+      std::make_unique<RefusingTemplate>(text.ok() ? text->value_or("") : "", std::string(why));
+}
 
 absl::StatusOr<std::unique_ptr<ModelFile>> OpenFile(const std::string& path) {
   NIBBLE_RETURN_IF_ERROR(CheckModelGiven(path));
@@ -87,8 +121,6 @@ absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEve
   }
   PhaseTimer timer(events, "tokenizer");
   NIBBLE_ASSIGN_OR_RETURN(model.tokenizer, OfModel(model.file->LoadTokenizer()));
-  NIBBLE_ASSIGN_OR_RETURN(model.chat_template,
-                          OfModel(model.file->LoadChatTemplate(*model.tokenizer)));
   return model;
 }
 
@@ -130,6 +162,7 @@ absl::Status LoadToGenerate(LocalModel& model, const RunnerOptions& options,
         "--max-context: found ", options.max_context, ", needed at most ",
         model.config.context_length, ", which the model was trained for; 0 takes all of them"));
   }
+  LoadChatTemplate(model, events);
   return OfModel(LoadWeights(model, options, events));
 }
 

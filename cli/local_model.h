@@ -36,7 +36,8 @@ struct LocalModel {
   std::string packed_cache;  // as ModelFlags has it
   bool share_weights = false;
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none
+  std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none, or LoadToGenerate has
+                                                // not been called
   std::unique_ptr<Backend> backend;
   std::unique_ptr<DeviceRunner> runner;
 };
@@ -58,14 +59,16 @@ absl::StatusOr<T> OfModel(absl::StatusOr<T> value) {
 }
 
 // Opens and loads everything: OpenLocalModel, then LoadToGenerate with the flags' own cache.
-// Without a chat template the result is OK with `chat_template` null.
 absl::StatusOr<LocalModel> LoadLocalModel(const ModelFlags& flags, const LoadEvents& events);
 
-// The same in steps. OpenLocalModel leaves `runner` null; INVALID_ARGUMENT is about the flags only.
+// The same in steps. OpenLocalModel leaves `runner` and `chat_template` null; INVALID_ARGUMENT is
+// about the flags only.
 absl::StatusOr<LocalModel> OpenLocalModel(const ModelFlags& flags, const LoadEvents& events);
 // Fills `runner`; for callers that size the cache by what they read.
 absl::Status LoadWeights(LocalModel& model, const RunnerOptions& options, const LoadEvents& events);
-// LoadWeights for --max-context: INVALID_ARGUMENT names it, and is about nothing else.
+// LoadWeights for who answers prompts, and the chat template: one that cannot be used is told to
+// `note` and becomes one that refuses every chat with the reason, as text and token ids need none.
+// INVALID_ARGUMENT names --max-context, and is about nothing else.
 absl::Status LoadToGenerate(LocalModel& model, const RunnerOptions& options,
                             const LoadEvents& events);
 

@@ -35,10 +35,9 @@ std::string ClaimedFormat(const std::string& path) {
   return absl::StrCat("GGUF v", version);
 }
 
-// The first thing that is wrong is the report's status; all of them are listed.
-void AddProblem(const absl::Status& status, InspectReport& report) {
+// What is listed, each thing once.
+void AddUnsupported(const absl::Status& status, InspectReport& report) {
   if (status.ok()) return;
-  if (report.status.ok()) report.status = status;
   std::string message(status.message());
   const std::string prefix = absl::StrCat(report.path, ": ");
   if (absl::StartsWith(message, prefix)) message.erase(0, prefix.size());
@@ -46,6 +45,12 @@ void AddProblem(const absl::Status& status, InspectReport& report) {
       report.unsupported.end()) {
     report.unsupported.push_back(std::move(message));
   }
+}
+
+// The first thing that is wrong is the report's status; all of them are listed.
+void AddProblem(const absl::Status& status, InspectReport& report) {
+  if (report.status.ok()) report.status = status;
+  AddUnsupported(status, report);
 }
 
 void AddTensors(const WeightSource& source, InspectReport& report) {
@@ -98,6 +103,7 @@ std::string DescribeTokenizer(const TokenizerSpec& spec) {
 }
 
 // Builds the tokenizer and the template, as serving would: nothing else knows what they cannot do.
+// Without a template, chats are refused and all else is served.
 void AddText(const GgufFile& file, InspectReport& report) {
   report.has_chat_template = file.Has("tokenizer.chat_template");
   const absl::StatusOr<TokenizerSpec> spec = ReadTokenizerSpec(file);
@@ -105,7 +111,7 @@ void AddText(const GgufFile& file, InspectReport& report) {
   report.tokenizer = DescribeTokenizer(*spec);
   const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(file);
   if (!tokenizer.ok()) return AddProblem(tokenizer.status(), report);
-  AddProblem(LoadChatTemplate(file, **tokenizer).status(), report);
+  AddUnsupported(LoadChatTemplate(file, **tokenizer).status(), report);
 }
 
 void InspectFile(const std::string& path, InspectReport& report) {
@@ -134,7 +140,7 @@ void AddFolderText(const HfModel& model, const ModelFile& file, InspectReport& r
   report.tokenizer = DescribeTokenizer(*spec);
   const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = file.LoadTokenizer();
   if (!tokenizer.ok()) return AddProblem(tokenizer.status(), report);
-  AddProblem(file.LoadChatTemplate(**tokenizer).status(), report);
+  AddUnsupported(file.LoadChatTemplate(**tokenizer).status(), report);
 }
 
 void AddProvenance(const ModelFile& file, InspectReport& report) {

@@ -29,8 +29,9 @@ struct InspectReport {
   std::vector<TensorReport> tensors;
   std::string tokenizer;  // "byte-level BPE, pre smollm, 49152 tokens, bos 1, eos 2"
   bool has_chat_template = false;
-  int64_t kv_bytes_per_token = 0;               // f16
-  std::vector<std::string> unsupported;         // each names a thing and why
+  int64_t kv_bytes_per_token = 0;        // f16
+  std::vector<std::string> unsupported;  // each names a thing and why; `status` can be OK beside
+                                         // one that only chats need
   std::optional<QuantizeProvenance> quantized;  // absent: the file does not say
   std::string quantized_error;  // why that could not be read; the model can be served all the same
   std::vector<std::pair<std::string, std::string>> metadata;  // key, one line

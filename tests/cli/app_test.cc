@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "tests/cli/fake_service.h"
+#include "tests/engine/weights/gguf_writer.h"
 
 namespace nibble {
 namespace {
@@ -159,6 +160,30 @@ TEST(AppTest, AModelThatIsBrokenIsAFailureInEveryCommand) {
     EXPECT_THAT(ran.err, HasSubstr(broken)) << args[0];
     EXPECT_THAT(ran.err, HasSubstr("rope.dimension_count")) << args[0];
   }
+}
+
+// Only chats need a template.
+TEST(AppTest, AModelWhoseChatTemplateCannotBeRenderedServesAllElse) {
+  testing::GgufWriter writer = testing::TinyModel({});
+  writer.String("tokenizer.chat_template", "{{ messages | frobnicate }}");
+  const std::string model = testing::WriteTempFile("template.gguf", writer.Build());
+  const std::string text = ::testing::TempDir() + "/template.txt";
+  std::ofstream(text) << std::string(200, 'a');
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"bench", "--prompt-tokens", "4", "--generate-tokens", "2", "--repeat", "1",
+            "--no-roofline"},
+           {"eval", "perplexity", "--text", text, "--window", "16"},
+           {"generate", "--prompt", "a", "--max-tokens", "2"},
+           {"generate", "--token-ids", "1,2", "--max-tokens", "2"}}) {
+    std::vector<std::string> full = args;
+    full.insert(full.end(), {"--model", model});
+    EXPECT_EQ(RunWith(full).code, kExitOk) << args[0] << RunWith(full).err;
+  }
+  const Ran chat = RunWith({"generate", "--model", model, "--chat", "a"});
+  EXPECT_EQ(chat.code, kExitUsage);
+  EXPECT_THAT(chat.err, HasSubstr("INVALID_ARGUMENT: chat: cannot be rendered"));
+  EXPECT_THAT(chat.err, HasSubstr("frobnicate"));
+  EXPECT_THAT(chat.err, ::testing::Not(HasSubstr(model))) << "no client's affair";
 }
 
 TEST(AppTest, AModelThatIsNotThereIsAFailureThatNamesIt) {

@@ -10,6 +10,7 @@ namespace nibble {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using testing::GgufWriter;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -39,6 +40,16 @@ TEST(Inspect, AServableModelIsDescribedCompletely) {
   EXPECT_THAT(report.types, Contains(Pair("Q4_1", 14)));
   EXPECT_EQ(report.types[0].first, "Q4_1") << "most first";
   EXPECT_THAT(report.metadata, Contains(Pair("llama.block_count", "u32 2")));
+}
+
+// It keeps nobody from serving text, so it is no verdict on the file.
+TEST(Inspect, ATemplateThatCannotBeRenderedIsListedAndTheModelServable) {
+  GgufWriter writer = TinyModel({});
+  writer.String("tokenizer.chat_template", "{{ messages | frobnicate }}");
+  const InspectReport report = InspectBytes("template.gguf", writer.Build());
+  EXPECT_TRUE(report.status.ok()) << report.status;
+  EXPECT_TRUE(report.has_chat_template);
+  EXPECT_THAT(report.unsupported, ElementsAre(HasSubstr("frobnicate")));
 }
 
 TEST(Inspect, BytesAndBitsAddUp) {
