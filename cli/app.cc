@@ -33,7 +33,8 @@ Examples
   nibble serve --model m.gguf --listen 0.0.0.0:443 --tls-cert s.pem --tls-key s.key --tls-client-ca ca.pem
 
 SIGTERM or Ctrl-C drains: health turns NOT_SERVING, new calls are refused, running ones finish or end as DRAINED within
---drain-timeout, exit 0. A second signal exits at once with 128 + signal. Log lines are JSON on stderr.)";
+--drain-timeout, exit 0. A second signal exits at once with 128 + signal. Log lines are JSON on stderr,
+and where that is no terminal all of it is; --log-level off leaves it empty.)";
 
 constexpr char kGenerateFooter[] = R"(
 Examples

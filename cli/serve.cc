@@ -145,7 +145,9 @@ absl::Status Serve(const ServeFlags& flags, const std::shared_ptr<Log>& shared_l
   if (!flags.port_file.empty()) {
     NIBBLE_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()));
   }
-  io.err << ServingHints(options, server->ports(), FindHintContext()) << std::flush;
+  if (io.err_is_terminal) {
+    io.err << ServingHints(options, server->ports(), FindHintContext()) << std::flush;
+  }
   const absl::Status drained = server->WaitUntilDrained();
   log.Info("stopped", {{"status", drained.ToString()}});
   return drained;
@@ -168,7 +170,10 @@ int RunServe(const ServeFlags& flags, const nlohmann::ordered_json& config, cons
   const std::shared_ptr<Log> log = Log::ToStderr(flags.log_level);
   shutdown.LogTo(log);
   const absl::Status status = Serve(flags, log, shutdown, io);
-  return status.ok() ? kExitOk : ExitWith(io, status);
+  if (status.ok() || io.err_is_terminal) return status.ok() ? kExitOk : ExitWith(io, status);
+  log->Error("failed", {{"code", absl::StatusCodeToString(status.code())},
+                        {"message", std::string(status.message())}});
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
 }
 
 }  // namespace nibble

@@ -1,13 +1,16 @@
 """The other subcommands of the binary: their JSON, their exit codes, their agreement with the server."""
 
 import json
+import os
+import pty
+import select
 import struct
 import subprocess
 
 import pytest
 
 from conftest import MODEL_NAME, ROOT
-from nibble_process import run
+from nibble_process import START_SECONDS, clean_environment, run
 
 CHAT = "What is the capital of Germany?"
 
@@ -387,6 +390,42 @@ def test_print_config_shows_flags_over_environment_over_defaults(binary, model):
         )
     )
     assert (config["max_running"], config["max_waiting"], config["block_size"]) == (7, 11, 32)
+
+
+def test_a_piped_serve_writes_json_lines_and_nothing_else(binary, model, serve, server):
+    own = serve()
+    own.terminate()
+    assert own.wait() == 0
+    lines = [line for line in own.log().splitlines() if line]
+    assert {"starting", "listening", "stopped"} <= {json.loads(line)["event"] for line in lines}
+
+    quiet = serve(log_level="off")
+    quiet.terminate()
+    assert quiet.wait() == 0 and quiet.log() == ""
+
+    taken = ["--listen", server.target, "--metrics-listen", "off"]
+    failed = run(binary, "serve", "--model", model, *taken)
+    events = {e["event"]: e for e in map(json.loads, filter(None, failed.stderr.splitlines()))}
+    assert failed.returncode == 1 and server.target in events["failed"]["message"]
+
+
+def test_a_terminal_is_told_what_to_try(binary, model, tmp_path):
+    """The lines that a newcomer pastes after `make serve`."""
+    here, there = pty.openpty()
+    command = [binary, "serve", "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+    process = subprocess.Popen(command, stderr=there, env=clean_environment())
+    os.close(there)
+    shown = b""
+    try:
+        while b"a second one exits at once" not in shown:
+            ready, _, _ = select.select([here], [], [], START_SECONDS)
+            assert ready, shown
+            shown += os.read(here, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(here)
+    assert b"Try:" in shown and b"generate --server 127.0.0.1:" in shown
 
 
 def test_a_port_that_is_taken_is_named(binary, model, server):
