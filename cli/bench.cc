@@ -276,6 +276,11 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
       .Add("--threads", bench.threads, "CPU threads; 0: one a hardware thread this process may use")
       ->default_str("0");
   flags.Add("--kv-cache-type", bench.kv_cache_type, "Types of the KV cache: f16, bf16, int8, fp8");
+  // Lists; of the same names other commands take one value.
+  for (const char* name :
+       {"--prompt-tokens", "--context", "--batch", "--threads", "--kv-cache-type"}) {
+    flags.SetTwin(name, Flags::Twin(absl::StrCat("--bench-", name + 2)));
+  }
   flags.Add("--repeat", bench.repeat, "Times every test is run")->check(CLI::Range(1, 1000));
   flags
       .Add("--requests", bench.requests,

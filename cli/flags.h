@@ -3,8 +3,8 @@
 //
 // --max-context has the twin NIBBLE_MAX_CONTEXT. The command line wins over the environment, the
 // environment over the default. Twins are applied by turning them into arguments of the chosen
-// subcommand (EnvironmentArgs), so a variable meant for one subcommand can never break another. One
-// that means something else in another subcommand gets a name of its own there (SetTwin).
+// subcommand (EnvironmentArgs), and one that means something else in another subcommand has a name
+// of its own there (SetTwin), so a variable meant for one subcommand can never break another.
 #pragma once
 
 #include <CLI/CLI.hpp>

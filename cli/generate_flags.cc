@@ -23,6 +23,7 @@ void AddSamplingFlags(Flags& flags, SamplingParams& sampling) {
   flags.Add("--frequency-penalty", sampling.frequency_penalty, "-10 to 10, each time seen");
   flags.Add("--seed", sampling.seed, "Repeats a run exactly; default: drawn, and shown in JSON")
       ->type_name("UINT");
+  flags.SetTwin("--seed", "");  // NIBBLE_SEED is a server's: drawn from, not the seed of every run
   flags.Add("--logit-bias", sampling.logit_bias, "Added to a token's logit, -100 to 100");
   flags.Add("--allowed-ids", sampling.allowed_token_ids, "Only these tokens may be drawn");
 }

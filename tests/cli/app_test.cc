@@ -254,6 +254,65 @@ TEST(EnvironmentTest, AVariableForOneCommandDoesNotBreakAnother) {
   EXPECT_EQ(RunWith({"serve", "--print-config"}, {{"NIBBLE_THREADS", "many"}}).code, kExitUsage);
 }
 
+// What --help says of every twin of a command: "NIBBLE_THREADS" is "INT in [0 - 256]".
+std::map<std::string, std::string> TwinsOf(const std::vector<std::string>& command) {
+  std::vector<std::string> args = command;
+  args.push_back("--help");
+  std::istringstream help(RunWith(args).out);
+  std::map<std::string, std::string> types;
+  std::string type;
+  for (std::string line; std::getline(help, line);) {
+    if (line.rfind("  --", 0) == 0) {  // "  --threads INT:INT in [0 - 256]=0 Needs: --model  CPU.."
+      const size_t begin = std::min(line.find(' ', 2), line.size());
+      type = line.substr(begin, line.find("  ", begin) - begin);
+      type = type.substr(0, type.find('='));
+      type = type.substr(0, type.find(" Needs:"));
+      type = type.substr(type.find(':') == std::string::npos ? 0 : type.find(':') + 1);
+    }
+    const size_t twin = line.find("[NIBBLE_");
+    if (twin != std::string::npos) types[line.substr(twin, line.find(']', twin) - twin)] = type;
+  }
+  return types;
+}
+
+TEST(EnvironmentTest, ATwinThatCommandsShareTakesTheSameValuesInEach) {
+  std::map<std::string, std::pair<std::string, std::string>> seen;  // twin: type, whose
+  int shared = 0;
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"serve"},
+                                             {"generate"},
+                                             {"tokenize"},
+                                             {"inspect"},
+                                             {"bench"},
+                                             {"eval", "perplexity"},
+                                             {"eval", "divergence"},
+                                             {"eval", "choices"},
+                                             {"eval", "table"},
+                                             {"quantize"},
+                                             {"health"}}) {
+    for (const auto& [twin, type] : TwinsOf(command)) {
+      const auto [first, is_new] = seen.try_emplace(twin, type, command.back());
+      shared += !is_new;
+      EXPECT_EQ(type, first->second.first)
+          << twin << " of " << command.back() << " and of " << first->second.second;
+    }
+  }
+  EXPECT_GT(shared, 40) << "the help could not be read";
+}
+
+TEST(EnvironmentTest, AListForBenchAndASeedForServeAreNobodyElses) {
+  EXPECT_EQ(RunWith({"serve", "--print-config"}, {{"NIBBLE_BENCH_THREADS", "1,2"}}).code, kExitOk);
+  EXPECT_EQ(RunWith({"bench", "--model", "m"}, {{"NIBBLE_BENCH_THREADS", "300"}}).code, kExitUsage);
+  EXPECT_EQ(RunWith({"inspect", kTiny}, {{"NIBBLE_BENCH_CONTEXT", "128,4096"}}).code, kExitOk);
+  FakeService service;
+  service.events.emplace_back().mutable_finished();
+  EXPECT_EQ(
+      RunWith({"generate", "--server", service.address, "--prompt", "a"}, {{"NIBBLE_SEED", "7"}})
+          .code,
+      kExitOk);
+  EXPECT_FALSE(service.seen.sampling().has_seed());
+}
+
 TEST(EnvironmentTest, AServerOnTheCommandLineWinsOverAModelInTheEnvironment) {
   FakeService service;
   service.events.emplace_back().mutable_delta()->set_text("from the server");
