@@ -91,6 +91,7 @@ absl::StatusOr<RunnerOptions> RunnerFor(const BenchFlags& flags, const std::stri
   RunnerOptions options = flags.model.runner;
   NIBBLE_RETURN_IF_ERROR(SetKvCacheType(kv_cache_type, options));
   const SequencesShape shape = ShapeOf(flags);
+  NIBBLE_RETURN_IF_ERROR(BenchSequences::FitsContext(config.context_length, shape));
   options.max_context = shape.max_context();
   options.max_sequences = shape.num_sequences;
   options.max_batch_tokens = std::max(options.max_batch_tokens, options.max_sequences);
@@ -218,7 +219,7 @@ absl::Status BenchSetting(const BenchFlags& flags, int32_t threads,
     Progress bar = Bar(io, "loading");
     LoadEvents events;
     events.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
-    NIBBLE_RETURN_IF_ERROR(LoadWeights(model, options, events));
+    NIBBLE_RETURN_IF_ERROR(OfModel(LoadWeights(model, options, events)));
   }
   if (run.model.is_null()) run.device = model.backend->Info();
   run.model = ModelJson(flags, model, KvBytesPerToken(model.config, options.kv_cache_type));
@@ -290,8 +291,7 @@ void AddBenchFlags(Flags& flags, BenchFlags& bench) {
       ->check(CLI::Range(1, 1 << 16));
   AddDeviceFlag(flags, bench.model);
   AddArithmeticFlags(flags, bench.model);
-  flags.Add("--block-size", bench.model.runner.block_size, "Tokens in one block of the cache")
-      ->check(CLI::Range(8, 256));
+  AddBlockSizeFlag(flags, bench.model);
   flags
       .Add("--max-batch-tokens", bench.model.runner.max_batch_tokens,
            "Tokens of one prefill step, over all sequences")
@@ -312,7 +312,7 @@ int RunBench(const BenchFlags& flags, const Io& io) {
     earlier = *std::move(read);
   }
   const absl::Status ran = BenchAll(flags, earlier, io);
-  return ran.ok() ? kExitOk : Fail(io, ran);
+  return ran.ok() ? kExitOk : ExitWith(io, ran);
 }
 
 }  // namespace nibble

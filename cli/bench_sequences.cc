@@ -67,12 +67,15 @@ BenchSequences::BenchSequences(ModelRunner& runner, const SequencesShape& shape,
   }
 }
 
+absl::Status BenchSequences::FitsContext(int32_t max_context, const SequencesShape& shape) {
+  if (shape.max_context() <= max_context) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--prompt-tokens or --context, and --generate-tokens: found ", shape.max_context(),
+      " tokens together, needed at most ", max_context, ", the model's context"));
+}
+
 absl::Status BenchSequences::Fits(const RunnerLimits& limits, const SequencesShape& shape) {
-  if (shape.max_context() > limits.max_context) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--prompt-tokens or --context, and --generate-tokens: found ", shape.max_context(),
-        " tokens together, needed at most ", limits.max_context, ", the model's context"));
-  }
+  NIBBLE_RETURN_IF_ERROR(FitsContext(limits.max_context, shape));
   const int32_t most = std::min(limits.max_sequences, limits.max_batch_tokens);
   if (shape.num_sequences > most) {
     return absl::InvalidArgumentError(

@@ -37,6 +37,8 @@ class BenchSequences {
   BenchSequences(ModelRunner& runner, const SequencesShape& shape,
                  std::function<void(int32_t tokens)> on_step);
 
+  // OK, or that they are longer than `max_context`.
+  static absl::Status FitsContext(int32_t max_context, const SequencesShape& shape);
   // OK, or what is too small in `limits` for such sequences.
   static absl::Status Fits(const RunnerLimits& limits, const SequencesShape& shape);
 

@@ -92,6 +92,13 @@ TEST(AppTest, WrongUsageIsTwoAndSaysSoOnStderr) {
   }
 }
 
+TEST(BenchCommandTest, TestsLongerThanTheModelsContextAreToldByTheirFlags) {
+  const Ran ran = RunWith({"bench", "--model", kTiny});
+  EXPECT_EQ(ran.code, kExitUsage);
+  EXPECT_THAT(ran.err, HasSubstr("--prompt-tokens or --context, and --generate-tokens: found 640 "
+                                 "tokens together, needed at most 512"));
+}
+
 // Scripts tell a command line that can never work from a machine or a file that cannot.
 TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
   const std::vector<std::string> here = {"--model", kTiny};
@@ -127,6 +134,7 @@ TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
       all({"generate", "--prompt", "a"}, here, {"--tls-ca", "ca.pem"}),
       all({"inspect", kTiny}, {}, {"--tls-ca", "ca.pem"}),
       all({"bench"}, here, {"--device", "gpu"}),
+      all({"bench"}, here, {"--block-size", "24"}),
       all({"eval", "perplexity", "--text", kTiny}, here, {"--device", "gpu"})};
   for (const auto& args : wrong) {
     const Ran ran = RunWith(args);
