@@ -15,10 +15,12 @@ class InputStats {
   explicit InputStats(int32_t cols);
 
   // Adds inputs [tokens, cols] in the order given; the sums are the same bits on any number of
-  // threads. Cost: tokens cols^2 / 2 multiplications.
+  // threads. Cost: tokens cols^2 / 2 multiplications. REQUIRES finite inputs.
   void Add(absl::Span<const MatrixF* const> inputs, int threads);
 
   int64_t tokens() const { return tokens_; }
+  // False where inputs were so large (over 1e19) that the sum of their squares left f32.
+  bool finite() const { return products_.allFinite() && sum_abs_.allFinite(); }
   MatrixF Hessian() const;  // X^T X / tokens, [cols, cols]
   VectorF MeanAbs() const;  // mean |x_j|, [cols]
   const VectorF& max_abs() const { return max_abs_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/methods/gemm.h"
 #include "engine/quantize/methods/parallel.h"
@@ -18,12 +19,6 @@ auto Dense(const LayerWeights& weights) {
   return [&weights](Linear linear, const MatrixF& x) {
     return MultiplyTransposed(x, weights[linear]);
   };
-}
-
-void AddInputs(const std::vector<WindowState>& states, int threads, InputStats& stats) {
-  std::vector<const MatrixF*> inputs;
-  for (const WindowState& state : states) inputs.push_back(&state.input);
-  stats.Add(inputs, threads);
 }
 
 }  // namespace
@@ -46,7 +41,7 @@ void LayerInputs::Run(std::vector<WindowState>& states,
 }
 
 absl::Status LayerInputs::InParts(bool changes,
-                                  absl::FunctionRef<void(std::vector<WindowState>&)> fn) {
+                                  absl::FunctionRef<absl::Status(std::vector<WindowState>&)> fn) {
   const size_t at_once = std::max(kWindowsAtOnce, static_cast<size_t>(threads_));
   for (size_t first = 0; first < residuals_.size(); first += at_once) {
     if (cancelled_ != nullptr && cancelled_->load()) {
@@ -56,12 +51,29 @@ absl::Status LayerInputs::InParts(bool changes,
     for (size_t i = 0; i < states.size(); ++i) {
       NIBBLE_ASSIGN_OR_RETURN(states[i].x, residuals_.Take(first + i));
     }
-    fn(states);
+    NIBBLE_RETURN_IF_ERROR(fn(states));
     for (size_t i = 0; i < states.size(); ++i) {
       NIBBLE_RETURN_IF_ERROR(residuals_.Return(first + i, std::move(states[i].x), changes));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status LayerInputs::NotFinite(Site site) const {
+  return absl::DataLossError(absl::StrCat(
+      "tensor '", LinearName(layer_, LinearsOf(site)[0]),
+      "': what the calibration text brings to it is beyond f32; is a weight up to here damaged?"));
+}
+
+absl::Status LayerInputs::AddInputs(Site site, const std::vector<WindowState>& states,
+                                    InputStats& stats) const {
+  std::vector<const MatrixF*> inputs;
+  for (const WindowState& state : states) {
+    if (!state.input.allFinite()) return NotFinite(site);
+    inputs.push_back(&state.input);
+  }
+  stats.Add(inputs, threads_);
+  return stats.finite() ? absl::OkStatus() : NotFinite(site);
 }
 
 void LayerInputs::Reach(Site site, const LayerWeights& weights, WindowState& state) const {
@@ -88,17 +100,19 @@ absl::StatusOr<InputStats> LayerInputs::Measure(Site site, const LayerWeights& w
   // The way to kFeedForward adds the attention to the residual.
   NIBBLE_RETURN_IF_ERROR(InParts(site == Site::kFeedForward, [&](std::vector<WindowState>& states) {
     Run(states, [&](WindowState& state) { ReachAgain(site, weights, state); });
-    AddInputs(states, threads_, stats);
+    return AddInputs(site, states, stats);
   }));
   return stats;
 }
 
 absl::Status LayerInputs::Finish(const LayerWeights& weights) {
+  ++layer_;
   return InParts(true, [&](std::vector<WindowState>& states) {
     Run(states, [&](WindowState& state) {
       ReachAgain(Site::kDown, weights, state);
       forward_.Finish(Dense(weights), state);
     });
+    return absl::OkStatus();
   });
 }
 
@@ -108,19 +122,23 @@ absl::StatusOr<std::vector<InputStats>> LayerInputs::MeasureLayer(const LayerWei
   NIBBLE_RETURN_IF_ERROR(InParts(true, [&](std::vector<WindowState>& states) {
     for (Site site : kSites) {
       Run(states, [&](WindowState& state) { Reach(site, weights, state); });
-      AddInputs(states, threads_, stats[static_cast<int>(site)]);
+      NIBBLE_RETURN_IF_ERROR(AddInputs(site, states, stats[static_cast<int>(site)]));
     }
     Run(states, [&](WindowState& state) { forward_.Finish(Dense(weights), state); });
+    return absl::OkStatus();
   }));
+  ++layer_;
   return stats;
 }
 
 absl::Status LayerInputs::PassLayer(const LayerWeights& weights) {
+  ++layer_;
   return InParts(true, [&](std::vector<WindowState>& states) {
     Run(states, [&](WindowState& state) {
       for (Site site : kSites) Reach(site, weights, state);
       forward_.Finish(Dense(weights), state);
     });
+    return absl::OkStatus();
   });
 }
 

@@ -38,11 +38,13 @@ class LayerInputs {
 
   // Site by site, in the order of kSites, each once a layer, then Finish: the sums of what arrives
   // at the site under `weights`, whose linears before the site may have changed in between. The
-  // sums do not depend on the number of threads.
+  // sums do not depend on the number of threads. DATA_LOSS, by the site's first tensor, where what
+  // arrives is not finite or its squares are not: nothing can be chosen by it.
   absl::StatusOr<InputStats> Measure(Site site, const LayerWeights& weights);
   absl::Status Finish(const LayerWeights& weights);
 
-  // All four sites and Finish in one pass: nothing is computed twice. [number of sites]
+  // All four sites and Finish in one pass: nothing is computed twice. [number of sites] DATA_LOSS
+  // as Measure.
   absl::StatusOr<std::vector<InputStats>> MeasureLayer(const LayerWeights& weights);
 
   // To the next layer without a look: the same residuals as by the calls above, to the bit.
@@ -53,7 +55,11 @@ class LayerInputs {
   void Run(std::vector<WindowState>& states, absl::FunctionRef<void(WindowState&)> fn) const;
   // Calls fn with the states of as many windows as are taken at once, until all were; `changes`:
   // whether fn leaves other residuals behind.
-  absl::Status InParts(bool changes, absl::FunctionRef<void(std::vector<WindowState>&)> fn);
+  absl::Status InParts(bool changes, absl::FunctionRef<absl::Status(std::vector<WindowState>&)> fn);
+  // The inputs of the states, to the sums; DATA_LOSS where they are not finite.
+  absl::Status AddInputs(Site site, const std::vector<WindowState>& states,
+                         InputStats& stats) const;
+  absl::Status NotFinite(Site site) const;
   void Reach(Site site, const LayerWeights& weights, WindowState& state) const;
   void ReachAgain(Site site, const LayerWeights& weights, WindowState& state) const;
 
@@ -61,6 +67,7 @@ class LayerInputs {
   const DecoderLayer forward_;
   const int threads_;
   const std::atomic<bool>* const cancelled_;
+  int32_t layer_ = 0;        // that the windows have come to
   ResidualStore residuals_;  // [tokens, hidden], of each window
 };
 

@@ -31,7 +31,7 @@ inline constexpr double kPercentile = 0.9999;
 // do not depend on how many are added. The order of adding does not matter.
 class MagnitudeHistogram {
  public:
-  void Add(absl::Span<const float> values);  // finite
+  void Add(absl::Span<const float> values);  // REQUIRES finite ones
   float max() const { return max_; }
   int64_t count() const { return count_; }
   float bin_width() const { return width_; }

@@ -2,6 +2,7 @@
 
 #include <Eigen/Cholesky>
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <vector>
 
@@ -34,6 +35,10 @@ std::vector<int32_t> OrderOf(const MatrixF& hessian, ColumnOrder order) {
 // digits.
 absl::StatusOr<MatrixF> InverseFactor(const MatrixF& hessian, const std::vector<int32_t>& columns,
                                       double damping) {
+  // Eigen's factorization takes a NaN for a success.
+  if (!hessian.allFinite()) {
+    return absl::InvalidArgumentError("the Hessian holds a number that is not finite");
+  }
   const int64_t n = hessian.cols();
   Eigen::MatrixXd permuted(n, n);
   for (int64_t j = 0; j < n; ++j) {
@@ -76,7 +81,8 @@ class RowRange {
         grid_(out.scheme),
         out_(out) {}
 
-  void Run() {
+  // False where a value left f32 on the way: the codes then mean nothing.
+  bool Run() {
     const int64_t cols = rows_.cols();
     for (int64_t begin = 0; begin < cols; begin += kColumnsAtOnce) {
       const int64_t n = std::min<int64_t>(kColumnsAtOnce, cols - begin);
@@ -85,6 +91,7 @@ class RowRange {
       const int64_t rest = cols - begin - n;
       rows_.rightCols(rest).noalias() -= errors_ * inverse_.block(begin, begin + n, n, rest);
     }
+    return rows_.allFinite();
   }
 
  private:
@@ -146,6 +153,7 @@ absl::StatusOr<QuantizedWeight> QuantizeGptq(const MatrixF& weight, const Matrix
     out.group_of_column.resize(cols);
     for (int32_t i = 0; i < cols; ++i) out.group_of_column[columns[i]] = i / out.tile.cols;
   }
+  std::atomic<bool> finite{true};
   ParallelRanges(rows, kRowsAtOnce, options.threads, [&](int64_t first, int64_t last) {
     MatrixF part(last - first, cols);
     for (int32_t i = 0; i < cols; ++i) {
@@ -156,8 +164,14 @@ absl::StatusOr<QuantizedWeight> QuantizeGptq(const MatrixF& weight, const Matrix
         part.col(i).setZero();
       }
     }
-    RowRange(std::move(part), first, inverse, columns, static_groups, out).Run();
+    if (!RowRange(std::move(part), first, inverse, columns, static_groups, out).Run()) {
+      finite.store(false);
+    }
   });
+  if (!finite.load()) {
+    return absl::DataLossError(
+        "what rounding leaves to other columns is beyond f32; is a weight damaged?");
+  }
   return out;
 }
 

@@ -35,8 +35,10 @@ struct GptqOptions {
 
 // `hessian` [cols, cols], of any scale. Inputs that are always 0 (H_jj = 0) get weight 0, as they
 // make no difference. INVALID_ARGUMENT when the scheme has scales over several rows (rows are
-// independent here) or H is not positive definite even when damped. Cost: cols^3 once, rows cols^2
-// for the updates; memory: the weight twice, H three times. REQUIRES CheckShape.
+// independent here), or H is not finite or not positive definite even when damped; DATA_LOSS when
+// what a column's rounding leaves to the others is beyond f32: a weight of 1e38 does that. Cost:
+// cols^3 once, rows cols^2 for the updates; memory: the weight twice, H three times. REQUIRES
+// CheckShape.
 absl::StatusOr<QuantizedWeight> QuantizeGptq(const MatrixF& weight, const MatrixF& hessian,
                                              const Scheme& scheme, const GptqOptions& options);
 

@@ -21,6 +21,9 @@ float Round(float x) {
   return (x + kMagic) - kMagic;
 }
 
+// std::clamp for a value that may be NaN, which becomes `low`: no integer is what a NaN is cast to.
+float Bounded(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
+
 }  // namespace
 
 ValueRange RangeOf(absl::Span<const float> values) {
@@ -113,10 +116,10 @@ int32_t Grid::Code(float value, GroupParams params) const {
     case GridKind::kSymmetric:
     case GridKind::kFullRange:
       return static_cast<int32_t>(
-          Round(std::clamp(x, static_cast<float>(min_code_), static_cast<float>(max_code_))));
+          Round(Bounded(x, static_cast<float>(min_code_), static_cast<float>(max_code_))));
     case GridKind::kAsymmetric: {
       const auto zero = static_cast<float>(params.zero);
-      return static_cast<int32_t>(Round(std::clamp(x, -zero, levels_ - zero))) + params.zero;
+      return static_cast<int32_t>(Round(Bounded(x, -zero, levels_ - zero))) + params.zero;
     }
     case GridKind::kE4m3:
       return F32ToE4m3(x);

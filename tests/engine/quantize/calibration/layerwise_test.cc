@@ -178,6 +178,34 @@ TEST_F(LayerwiseTest, ErrorsNameWhatIsWrong) {
   EXPECT_TRUE(Quantize("rtn-int4-full-g32", sink).ok());
 }
 
+// Every weight is finite and what they make is not: no range, scale or Hessian can be made of it,
+// and the tensor whose inputs they are is named.
+TEST_F(LayerwiseTest, AWeightTooLargeForF32IsRefusedByLayer) {
+  for (const float huge : {3e38f, 1e30f}) {  // inputs beyond f32, and inputs whose squares are
+    ReplacedWeights damaged(weights_);
+    VectorF norm = VectorF::Ones(64);
+    norm[5] = huge;
+    ASSERT_TRUE(damaged.Vector("blk.1.ffn_norm.weight", norm).ok());
+    for (const char* method : {"gptq-int4-full-g32", "clip-int4-full-g32", "awq-int4-full-g32",
+                               "smoothquant", "w8a8-static-entropy"}) {
+      ReplacedWeights sink(weights_);
+      const absl::Status status =
+          QuantizeLayers(damaged, config_, *ParseMethod(method), windows_, {}, sink).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << method;
+      EXPECT_THAT(status.message(), HasSubstr("'blk.1.ffn_gate.weight'")) << method;
+    }
+  }
+  ReplacedWeights damaged(weights_), sink(weights_);
+  MatrixF up = *LoadDense(weights_, "blk.0.ffn_up.weight", 96, 64);
+  up(7, 3) = 3e38f;
+  ASSERT_TRUE(damaged.Matrix("blk.0.ffn_up.weight", up, nullptr).ok());
+  EXPECT_THAT(
+      QuantizeLayers(damaged, config_, *ParseMethod("awq-int4-full-g32"), windows_, {}, sink)
+          .status()
+          .message(),
+      HasSubstr("'blk.0.ffn_down.weight'"));
+}
+
 TEST_F(LayerwiseTest, HeadAndEmbeddingOnlyWhereAsked) {
   ReplacedWeights sink(weights_);
   const auto reports = Quantize("rtn-int8-sym-channel+head", sink);

@@ -123,6 +123,21 @@ TEST_F(GptqTest, DampingSavesASingularHessian) {
               HasSubstr("damping"));
 }
 
+TEST_F(GptqTest, WhatIsNotFiniteIsRefused) {
+  const Scheme scheme = *ParseScheme("int4-full-g128");
+  for (const float value : {NAN, INFINITY}) {
+    MatrixF broken = hessian_;
+    broken(3, 3) = value;
+    EXPECT_THAT(QuantizeGptq(weight_, broken, scheme, {}).status().message(),
+                HasSubstr("not finite"));
+  }
+  MatrixF weight = weight_;
+  weight(40, 0) = 3e38f;  // its error over a small diagonal
+  const absl::Status status = QuantizeGptq(weight, 1e4f * hessian_, scheme, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(status.message(), HasSubstr("beyond f32"));
+}
+
 TEST_F(GptqTest, ScalesOverSeveralRowsAreRefused) {
   for (const char* scheme : {"int8-sym-tensor", "e4m3-block"}) {
     EXPECT_THAT(Quantize(scheme, {}).status().message(), HasSubstr(scheme));

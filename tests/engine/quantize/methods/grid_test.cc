@@ -49,6 +49,19 @@ TEST(GridTest, RangesOfTheSymmetricGrids) {
   EXPECT_NEAR(full.Nearest(-1.0f, params), -1.0f, params.scale * 0.5001f);
 }
 
+// What is cast to an integer must be a number: callers say what went wrong, codes stay codes.
+TEST(GridTest, NoNumberGetsACodeOfTheGrid) {
+  for (const char* name : {"int4-sym-tensor", "int4-full-tensor", "int4-asym-tensor"}) {
+    const Grid grid(Named(name));
+    const GroupParams params = grid.ParamsFor({-1.0f, 1.0f});
+    for (const float value : {NAN, INFINITY, -INFINITY}) {
+      const int32_t code = grid.Code(value, params);
+      EXPECT_GE(code, grid.min_code()) << name << " " << value;
+      EXPECT_LE(code, grid.max_code()) << name << " " << value;
+    }
+  }
+}
+
 TEST(GridTest, ZeroIsAlwaysExact) {
   std::mt19937 random(7);
   std::uniform_real_distribution<float> uniform(-3, 3);
