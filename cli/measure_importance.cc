@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "cli/eval_text.h"
 #include "cli/local_model.h"
 #include "cli/progress.h"
@@ -15,11 +16,14 @@
 namespace nibble {
 namespace {
 
-Importance ImportanceOf(const ImportanceRecorder& recorder) {
+absl::StatusOr<Importance> ImportanceOf(const ImportanceRecorder& recorder) {
   Importance importance;
   for (const auto& [name, squares] : recorder.squares()) {
     const std::vector<float> sums(squares.sums.begin(), squares.sums.end());
-    importance.Set(name, sums, static_cast<float>(squares.rows));
+    const absl::Status set = importance.Set(name, sums, static_cast<float>(squares.rows));
+    if (set.ok()) continue;
+    return absl::Status(set.code(), absl::StrCat("--calibration: ", set.message(),
+                                                 "; is a weight of the model damaged?"));
   }
   return importance;
 }
@@ -50,7 +54,7 @@ absl::StatusOr<MeasuredImportance> MeasureImportance(const std::string& path,
                                                progress.Update(done, total);
                                              }));
   MeasuredImportance measured;
-  measured.importance = ImportanceOf(recorded);
+  NIBBLE_ASSIGN_OR_RETURN(measured.importance, ImportanceOf(recorded));
   measured.windows = static_cast<int32_t>(result.windows);
   measured.length = read.length;
   measured.text_sha256 = read.sha256;

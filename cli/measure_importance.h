@@ -20,8 +20,9 @@ struct MeasuredImportance {
 };
 
 // Runs the windows of `text` through the model at `path`, with f32 activations. Costs one forward
-// pass over them and the memory the model takes to serve. Errors of loading and of ReadCalibration.
-// `threads` as --threads. Progress goes to io.err.
+// pass over them and the memory the model takes to serve. Errors of loading and of ReadCalibration,
+// and DATA_LOSS for activations that are not finite. `threads` as --threads. Progress goes to
+// io.err.
 absl::StatusOr<MeasuredImportance> MeasureImportance(const std::string& path,
                                                      const CalibrationOptions& text,
                                                      int32_t threads, const Io& io);

@@ -32,14 +32,6 @@ absl::Status CheckValues(absl::string_view name, absl::Span<const float> values)
   return absl::OkStatus();
 }
 
-absl::Status AddChecked(absl::string_view name, std::vector<float> sums, float rows,
-                        Importance& importance) {
-  NIBBLE_RETURN_IF_ERROR(CheckValues(name, sums));
-  NIBBLE_RETURN_IF_ERROR(CheckValues(name, absl::MakeConstSpan(&rows, 1)));
-  importance.Set(name, std::move(sums), rows);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Importance> FromGguf(const GgufFile& file) {
   Importance importance;
   for (const GgufTensor& tensor : file.tensors()) {
@@ -62,7 +54,7 @@ absl::StatusOr<Importance> FromGguf(const GgufFile& file) {
     std::memcpy(&count, read.data(), sizeof(count));
     NIBBLE_ASSIGN_OR_RETURN(read, file.Read(tensor, 0, tensor.size_bytes, bytes));
     std::memcpy(sums.data(), read.data(), read.size());
-    NIBBLE_RETURN_IF_ERROR(AddChecked(name, std::move(sums), count, importance));
+    NIBBLE_RETURN_IF_ERROR(importance.Set(name, std::move(sums), count));
   }
   if (importance.size() == 0) {
     return absl::DataLossError("has no tensor named ...in_sum2: is it an importance matrix?");
@@ -96,8 +88,7 @@ absl::StatusOr<Importance> FromDat(absl::Span<const uint8_t> bytes) {
                             reader.Take(uint64_t{4} * n, "the columns of an entry"));
     std::vector<float> sums(static_cast<size_t>(n));
     std::memcpy(sums.data(), values.data(), values.size());
-    NIBBLE_RETURN_IF_ERROR(
-        AddChecked(name, std::move(sums), static_cast<float>(calls), importance));
+    NIBBLE_RETURN_IF_ERROR(importance.Set(name, std::move(sums), static_cast<float>(calls)));
   }
   return importance;  // what follows is the number of chunks and the text's name
 }
@@ -147,12 +138,14 @@ absl::Status Importance::Write(const std::string& path, int32_t chunks, int32_t 
   return writer.Finish(keys);
 }
 
-void Importance::Set(absl::string_view name, std::vector<float> sums, float rows) {
-  Columns& columns = columns_[std::string(name)];
-  columns.rows = rows;
-  columns.means = sums;
-  for (float& value : columns.means) value /= rows > 0 ? rows : 1;
-  columns.sums = std::move(sums);
+absl::Status Importance::Set(absl::string_view name, std::vector<float> sums, float rows) {
+  NIBBLE_RETURN_IF_ERROR(CheckValues(name, sums));
+  NIBBLE_RETURN_IF_ERROR(CheckValues(name, absl::MakeConstSpan(&rows, 1)));
+  std::vector<float> means = sums;
+  for (float& value : means) value /= rows > 0 ? rows : 1;
+  NIBBLE_RETURN_IF_ERROR(CheckValues(name, means));  // a count of 1e-40 leaves f32
+  columns_[std::string(name)] = {std::move(sums), std::move(means), rows};
+  return absl::OkStatus();
 }
 
 absl::Span<const float> Importance::Find(absl::string_view name) const {

@@ -29,8 +29,9 @@ class Importance {
   absl::Status Write(const std::string& path, int32_t chunks, int32_t chunk_size) const;
 
   // Sums of squares over `rows` activations of matrix `name`; replaces what was there. 0 rows: the
-  // sums are means already.
-  void Set(absl::string_view name, std::vector<float> sums, float rows);
+  // sums are means already. DATA_LOSS for a sum, a mean or `rows` that is negative or not finite:
+  // such a column would choose the scales of all.
+  absl::Status Set(absl::string_view name, std::vector<float> sums, float rows);
   // Mean squares. Empty: nothing is known of it.
   absl::Span<const float> Find(absl::string_view name) const;
   size_t size() const { return columns_.size(); }

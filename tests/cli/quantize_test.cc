@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <sstream>
 
@@ -279,6 +280,28 @@ TEST(SmoothAlphaTest, TheHelpDoesNotCallZeroOff) {
     EXPECT_THAT(out.str(), HasSubstr("SmoothQuant's: 1 moves all"));
     EXPECT_THAT(out.str(), Not(HasSubstr("0 leaves activations as they are")));
   }
+}
+
+// Finite weights, activations that are not: scales chosen by them would be NaN.
+TEST_F(QuantizeCommand, ImportanceThatIsNotFiniteIsRefused) {
+  testing::TinyModelOptions options;
+  options.matrix_type = GgmlType::kF32;
+  testing::GgufWriter writer = testing::TinyModel(options);
+  const float huge = 3e38f;
+  std::memcpy(writer.FindTensor("blk.0.ffn_up.weight")->data.data(), &huge, sizeof(huge));
+  const std::string model = testing::WriteTempFile("cli_quantize_huge.gguf", writer.Build());
+  std::string text;
+  for (int i = 0; i < 900; ++i) text += static_cast<char>('a' + (i * i + i / 7) % 26);
+  const std::string calibration = testing::WriteTempFile(
+      "cli_quantize_huge.txt", std::vector<uint8_t>(text.begin(), text.end()));
+  const std::string imatrix = output_ + ".huge";
+  unlink(imatrix.c_str());
+  EXPECT_NE(Run({"--model", model, "--output", output_, "--type", "q4_0", "--calibration",
+                 calibration, "--imatrix-output", imatrix}),
+            kExitOk);
+  EXPECT_THAT(err_.str(), HasSubstr("--calibration: the importance of 'blk.0.ffn_down.weight'"));
+  EXPECT_NE(access(output_.c_str(), F_OK), 0);
+  EXPECT_NE(access(imatrix.c_str(), F_OK), 0);
 }
 
 TEST(ParseTensorType, TakesTheLastEqualsSign) {

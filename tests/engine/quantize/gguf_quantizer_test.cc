@@ -150,7 +150,7 @@ TEST_F(GgufQuantizer, WhatIsStoppedLeavesNothing) {
 
 TEST_F(GgufQuantizer, ImportanceOfAnotherModelIsRefused) {
   Importance importance;
-  importance.Set("blk.0.ffn_up.weight", std::vector<float>(77, 1.0f), 1);
+  ASSERT_TRUE(importance.Set("blk.0.ffn_up.weight", std::vector<float>(77, 1.0f), 1).ok());
   options_.importance = &importance;
   const absl::Status status = Run("q4_0").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
@@ -163,7 +163,7 @@ TEST_F(GgufQuantizer, ImportanceChangesTheTensorItIsOf) {
   Importance importance;
   std::vector<float> columns(256, 0.01f);
   for (size_t k = 0; k < columns.size(); k += 5) columns[k] = 1.0f;
-  importance.Set("blk.0.ffn_up.weight", columns, 1);
+  ASSERT_TRUE(importance.Set("blk.0.ffn_up.weight", columns, 1).ok());
   options_.importance = &importance;
   options_.provenance.importance_sha256 = "abc";
   options_.output += ".weighted";

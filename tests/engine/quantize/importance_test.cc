@@ -65,8 +65,8 @@ TEST(Importance, TheOlderFormatIsRead) {
 
 TEST(Importance, WhatIsWrittenIsRead) {
   Importance importance;
-  importance.Set("blk.0.ffn_up.weight", {1.0f, 4.0f, 0.0f}, 2);
-  importance.Set("blk.1.ffn_up.weight", {1.0f}, 0);
+  ASSERT_TRUE(importance.Set("blk.0.ffn_up.weight", {1.0f, 4.0f, 0.0f}, 2).ok());
+  ASSERT_TRUE(importance.Set("blk.1.ffn_up.weight", {1.0f}, 0).ok());
   const std::string path =
       ::testing::TempDir() + "/nibble_importance_written_" + std::to_string(getpid());
   ASSERT_TRUE(importance.Write(path, 2, 512).ok());
@@ -87,6 +87,21 @@ TEST(Importance, WhatIsBrokenIsRefusedWithItsPath) {
   no_count.RemoveTensor("blk.0.ffn_up.weight.counts");
   EXPECT_FALSE(ReadBytes(no_count.Build()).ok());
   EXPECT_FALSE(ReadBytes(testing::TinyLlamaGguf(1)).ok()) << "a model, not an importance matrix";
+}
+
+// A model with a damaged weight measures such sums; scales chosen by them would be NaN.
+TEST(Importance, WhatIsNotFiniteIsRefused) {
+  const float huge = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  Importance importance;
+  for (const float value : {huge, nan, -1.0f}) {
+    const absl::Status sum = importance.Set("a.weight", {1, value}, 2);
+    EXPECT_EQ(sum.code(), absl::StatusCode::kDataLoss) << value;
+    EXPECT_THAT(std::string(sum.message()), HasSubstr("'a.weight'"));
+    EXPECT_EQ(importance.Set("a.weight", {1, 1}, value).code(), absl::StatusCode::kDataLoss);
+  }
+  EXPECT_TRUE(importance.Find("a.weight").empty());
+  EXPECT_FALSE(ReadBytes(Gguf({1, 2}, 1e-40f).Build()).ok()) << "the mean is not finite";
 }
 
 TEST(Importance, EveryTruncationOfADatFileIsRefused) {

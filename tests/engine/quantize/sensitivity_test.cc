@@ -82,7 +82,7 @@ TEST_F(MeasureSensitivityTest, ColumnsCountByTheirImportance) {
   Importance importance;
   std::vector<float> sums(config_.hidden_size, 0.0f);
   sums[3] = 1;
-  importance.Set(kName, sums, 0);
+  ASSERT_TRUE(importance.Set(kName, sums, 0).ok());
   options_.importance = &importance;
   const auto all = MeasureSensitivity(source_, Tensor(), options_);
   ASSERT_TRUE(all.ok()) << all.status();
@@ -92,7 +92,7 @@ TEST_F(MeasureSensitivityTest, ColumnsCountByTheirImportance) {
     return measured->at(0).choices[2].damage / measured->at(0).choices[0].damage;
   };
   EXPECT_GT(std::fabs(share(all) / share(alike) - 1), 0.1) << "of one column, not of all";
-  importance.Set(kName, {1, 2, 3}, 0);
+  ASSERT_TRUE(importance.Set(kName, {1, 2, 3}, 0).ok());
   EXPECT_EQ(MeasureSensitivity(source_, Tensor(), options_).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
