@@ -1,12 +1,17 @@
 #include "engine/quantize/recipe.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <map>
 #include <regex>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/ggml/encode.h"
 #include "engine/weights/ggml_types.h"
@@ -61,22 +66,54 @@ bool UsesMoreBits(int layer, int layers) {
   return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
 }
 
-// The mixes' rules, tensor by tensor in the file's order: the n-th of a role is taken for layer n.
+// N of "blk.N....", -1 of other names.
+int LayerOf(absl::string_view name) {
+  int layer = -1;
+  if (!absl::ConsumePrefix(&name, "blk.")) return layer;
+  return absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) ? layer : -1;
+}
+
+// What number each tensor of `roles` has among them, in the order of layers: a file whose table is
+// in the order of names has blk.10 before blk.2.
+std::map<std::string, int> NumberByLayer(const SourceTensors& source,
+                                         std::initializer_list<Role> roles) {
+  std::vector<std::pair<int, std::string>> found;
+  for (const SourceTensor& tensor : source.tensors()) {
+    const Role role = RoleOf(tensor.name);
+    if (!IsQuantizable(tensor) || std::find(roles.begin(), roles.end(), role) == roles.end()) {
+      continue;
+    }
+    found.emplace_back(LayerOf(tensor.name), tensor.name);
+  }
+  std::sort(found.begin(), found.end());
+  std::map<std::string, int> numbers;
+  for (auto& [layer, name] : found) {
+    const auto number = static_cast<int>(numbers.size());
+    numbers.emplace(std::move(name), number);
+  }
+  return numbers;
+}
+
+// The mixes' rules, tensor by tensor: the n-th of a role in the order of layers is taken for layer
+// n (not every layer of every architecture has one).
 class MixRules {
  public:
-  MixRules(const SourceTensors& source, const RecipeOptions& options) : options_(options) {
+  MixRules(const SourceTensors& source, const RecipeOptions& options)
+      : options_(options),
+        values_(NumberByLayer(source, {Role::kAttnV, Role::kAttnQkv})),
+        downs_(NumberByLayer(source, {Role::kFfnDown})),
+        num_values_(static_cast<int>(values_.size())),
+        num_downs_(static_cast<int>(downs_.size())) {
     for (const SourceTensor& tensor : source.tensors()) {
-      const Role role = RoleOf(tensor.name);
-      tied_ &= role != Role::kOutput;
-      num_values_ += role == Role::kAttnV || role == Role::kAttnQkv;
-      num_downs_ += role == Role::kFfnDown;
+      tied_ &= RoleOf(tensor.name) != Role::kOutput;
     }
     const auto [layers, heads, kv_heads] = source.counts();
     shared_values_ = kv_heads > 0 && heads / kv_heads >= 4;
     is_70b_ = layers == 80 && heads != kv_heads;
   }
 
-  Type TypeFor(const SourceTensor& tensor) {
+  // REQUIRES IsQuantizable.
+  Type TypeFor(const SourceTensor& tensor) const {
     const Type base = options_.mix.base;
     if (IsPlain(base) || options_.pure) return base;
     switch (RoleOf(tensor.name)) {
@@ -86,9 +123,9 @@ class MixRules {
         return tied_ ? OutputType(tensor) : base;
       case Role::kAttnV:
       case Role::kAttnQkv:
-        return ValueType(value_++);
+        return ValueType(values_.at(tensor.name));
       case Role::kFfnDown:
-        return DownType(down_++);
+        return DownType(downs_.at(tensor.name));
       case Role::kAttnOutput:
         return AttnOutputType();
       case Role::kOther:
@@ -178,11 +215,11 @@ class MixRules {
   }
 
   const RecipeOptions& options_;
+  const std::map<std::string, int> values_, downs_;  // numbers by name
+  const int num_values_, num_downs_;
   bool tied_ = true;
   bool shared_values_ = false;  // four or more heads share a key and value head
   bool is_70b_ = false;         // whose value matrices are small: more bits cost little
-  int num_values_ = 0, num_downs_ = 0;
-  int value_ = 0, down_ = 0;
 };
 
 // What stands in where rows are no multiple of a type's block.
@@ -284,7 +321,7 @@ std::string NameOf(GgmlType type) { return TypeInfo(static_cast<int32_t>(type)).
 absl::StatusOr<std::vector<TensorRecipe>> PlanTypes(const SourceTensors& source,
                                                     const RecipeOptions& options) {
   NIBBLE_ASSIGN_OR_RETURN(std::vector<Override> overrides, Compile(options.overrides));
-  MixRules rules(source, options);
+  const MixRules rules(source, options);
   std::vector<TensorRecipe> recipes;
   for (const SourceTensor& tensor : source.tensors()) {
     TensorRecipe recipe;

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <map>
 
 #include "gtest/gtest.h"
@@ -77,6 +78,41 @@ TEST(Recipe, Q4KmGivesMoreBitsToSomeLayers) {
     EXPECT_EQ(types.at(Layer(layer, "attn_norm")), GgmlType::kF32);
   }
   EXPECT_EQ(types.at("token_embd.weight"), GgmlType::kQ6_K) << "it is the head, too";
+}
+
+// As a converter leaves it that sorts its table by name: blk.0, blk.1, blk.10, blk.11, blk.2.
+TEST(Recipe, TheOrderOfTheFilesTableChangesNoType) {
+  testing::TinyModelOptions model = Model();
+  model.layers = 12;
+  testing::GgufWriter by_name = testing::TinyModel(model);
+  std::sort(by_name.tensors.begin(), by_name.tensors.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  const std::vector<uint8_t> bytes = by_name.Build();
+  const GgufFile file = GgufFile::Parse(bytes, "m.gguf").value();
+  for (const char* mix : {"q2_k_s", "q3_k_m", "q4_k_s", "q4_k_m"}) {
+    Types types;
+    const auto recipes = PlanTypes(*MakeSourceTensors(file), MixOf(mix)).value();
+    for (const TensorRecipe& recipe : recipes) types[recipe.name] = recipe.target;
+    EXPECT_EQ(types, TypesOf(model, MixOf(mix))) << mix;
+  }
+}
+
+// Biases of the down projection are not layers.
+TEST(Recipe, OnlyWhatIsQuantizedCountsAsALayer) {
+  testing::GgufWriter writer = testing::TinyModel(Model());
+  for (int layer = 0; layer < 8; ++layer) {
+    writer.Add("blk." + std::to_string(layer) + ".ffn_down.bias", {256}, GgmlType::kF32,
+               std::vector<uint8_t>(256 * 4));
+  }
+  const std::vector<uint8_t> bytes = writer.Build();
+  const GgufFile file = GgufFile::Parse(bytes, "m.gguf").value();
+  const Types wanted = TypesOf(Model(), MixOf("q4_k_m"));
+  const auto recipes = PlanTypes(*MakeSourceTensors(file), MixOf("q4_k_m")).value();
+  for (const TensorRecipe& recipe : recipes) {
+    if (wanted.count(recipe.name) != 0) {
+      EXPECT_EQ(recipe.target, wanted.at(recipe.name)) << recipe.name;
+    }
+  }
 }
 
 TEST(Recipe, ASeparateHeadGetsTheBitsTheEmbeddingThenLacks) {
