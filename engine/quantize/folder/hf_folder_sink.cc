@@ -202,6 +202,11 @@ absl::StatusOr<double> HfFolderSink::Rows(const std::string& name, int64_t first
   return error;
 }
 
+absl::Status HfFolderSink::Raw(const std::string& name, int64_t, absl::Span<const uint8_t>) {
+  NIBBLE_CHECK(Keeps(name));
+  return absl::OkStatus();
+}
+
 // Bytes of `count` rows of a part whose rows are the matrix's.
 absl::Status HfFolderSink::WriteRows(const Entry& entry, size_t part, int64_t first_row,
                                      int64_t count, absl::Span<const uint8_t> bytes) {

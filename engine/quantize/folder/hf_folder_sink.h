@@ -57,6 +57,9 @@ class HfFolderSink final : public ModelSink {
   // INVALID_ARGUMENT names a value beyond F16.
   absl::StatusOr<double> Rows(const std::string& name, int64_t first_row,
                               const MatrixF& values) override;
+  bool Keeps(const std::string&) const override { return false; }  // safetensors has other types
+  absl::Status Raw(const std::string& name, int64_t offset,
+                   absl::Span<const uint8_t> bytes) override;
   absl::Status Finish(const std::vector<TensorError>& errors) override;
 
   int64_t size_bytes() const;  // of the safetensors files. REQUIRES Begin

@@ -95,7 +95,8 @@ absl::Status GgufSink::Begin(const ModelPlan& plan) {
   for (size_t t = 0; t < plan.tensors.size(); ++t) {
     const TensorRecipe& recipe = options_.recipes[t];
     table.push_back({recipe.name, recipe.dims, recipe.target});
-    if (plan.tensors[t].coded || !recipe.copied) changed_.push_back(recipe.name);
+    const ModelTensor& tensor = plan.tensors[t];
+    if (tensor.coded || tensor.scaled || !recipe.copied) changed_.push_back(recipe.name);
   }
   NIBBLE_ASSIGN_OR_RETURN(GgufFileWriter writer,
                           GgufFileWriter::Create(options_.output, Keys({}), table));
@@ -128,6 +129,15 @@ absl::StatusOr<double> GgufSink::Rows(const std::string& name, int64_t first_row
   double sum = 0;  // in the rows' order, whoever encoded them
   for (const double error : errors) sum += error;
   return sum;
+}
+
+bool GgufSink::Keeps(const std::string& name) const {
+  return options_.recipes[IndexOf(name)].copied;
+}
+
+absl::Status GgufSink::Raw(const std::string& name, int64_t offset,
+                           absl::Span<const uint8_t> bytes) {
+  return writer_->Write(IndexOf(name), offset, bytes);
 }
 
 absl::Status GgufSink::Finish(const std::vector<TensorError>& errors) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "engine/quantize/model/model_sink.h"
 #include "engine/quantize/recipe.h"
 #include "engine/weights/gguf_writer.h"
@@ -44,6 +45,9 @@ class GgufSink : public ModelSink {
   absl::Status Codes(const std::string& name, const QuantizedWeight& weight) override;
   absl::StatusOr<double> Rows(const std::string& name, int64_t first_row,
                               const MatrixF& values) override;
+  bool Keeps(const std::string& name) const override;
+  absl::Status Raw(const std::string& name, int64_t offset,
+                   absl::Span<const uint8_t> bytes) override;
   absl::Status Finish(const std::vector<TensorError>& errors) override;
 
   int64_t size_bytes() const { return size_bytes_; }  // of the file, after Begin

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "engine/model/model_config.h"
 #include "engine/quantize/methods/dense.h"
 #include "engine/quantize/methods/method.h"
@@ -28,8 +29,10 @@ struct ModelTensor {
   std::vector<int64_t> shape;  // [out, in], or [n]
   // F32, F16 or BF16 as the source has it; F32 where the source is quantized.
   GgmlType source = GgmlType::kF32;
-  // Its codes are chosen by the method: it comes by Codes, all others by Rows.
+  // Its codes are chosen by the method: it comes by Codes, all others by Rows or Raw.
   bool coded = false;
+  // A linear without codes that the method may scale (AWQ, SmoothQuant).
+  bool scaled = false;
 };
 
 // sqrt(sum (x - y)^2 / sum x^2), y what is stored now; 0 where that is x. x is the source's, but
@@ -68,6 +71,12 @@ class ModelSink {
   // the sum of squares of what storing them changed, 0 where it is exact.
   virtual absl::StatusOr<double> Rows(const std::string& name, int64_t first_row,
                                       const MatrixF& values) = 0;
+  // Whether the tensor is stored as the bytes that SourceTensors has of it. Then those come by Raw,
+  // in pieces of whole rows, in order, unless the method has changed its values: they come by Rows.
+  virtual bool Keeps(const std::string& name) const = 0;
+  // REQUIRES Keeps(name).
+  virtual absl::Status Raw(const std::string& name, int64_t offset,
+                           absl::Span<const uint8_t> bytes) = 0;
   // After the last tensor, with one error for each. Until then there is nothing at the output's
   // name; if it is never called, nothing stays.
   virtual absl::Status Finish(const std::vector<TensorError>& errors) = 0;

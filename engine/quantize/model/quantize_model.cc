@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/quantize/calibration/decoder_layer.h"
+#include "engine/quantize/gguf_quantizer.h"
 #include "engine/weights/ggml_types.h"
 
 namespace nibble::quantize {
@@ -34,13 +35,17 @@ struct Deviation {
 
 class Feeding : public LayerSink {
  public:
-  Feeding(const SourceTensors& tensors, ModelSink& sink) : tensors_(tensors), sink_(sink) {}
+  Feeding(const SourceTensors& tensors, const WeightSource& source, ModelSink& sink)
+      : tensors_(tensors), source_(source), sink_(sink) {}
 
   absl::Status Matrix(const std::string& name, const MatrixF& values,
                       const QuantizedWeight* weight) override {
-    if (weight == nullptr) return Rows(name, 0, values);
-    told_.insert(name);
-    return sink_.Codes(name, *weight);
+    if (weight != nullptr) {
+      told_.insert(name);
+      return sink_.Codes(name, *weight);
+    }
+    NIBBLE_ASSIGN_OR_RETURN(const bool as_stored, IsAsStored(name, values));
+    return as_stored ? absl::OkStatus() : Rows(name, 0, values);  // its bytes are of the rest
   }
   absl::Status Vector(const std::string& name, const VectorF& values) override {
     return Rows(name, 0, values.transpose());
@@ -79,17 +84,37 @@ class Feeding : public LayerSink {
   }
 
  private:
+  // Whether the method left alone a matrix that the sink has a place for as it is: encoding it once
+  // more would lose once more.
+  absl::StatusOr<bool> IsAsStored(const std::string& name, const MatrixF& values) const {
+    if (!sink_.Keeps(name)) return false;
+    NIBBLE_ASSIGN_OR_RETURN(const MatrixF stored,
+                            LoadDense(source_, name, static_cast<int32_t>(values.rows()),
+                                      static_cast<int32_t>(values.cols())));
+    return stored == values;
+  }
+
   absl::Status Copy(size_t index, int64_t first, int64_t count) {
     const SourceTensor& tensor = tensors_.tensors()[index];
     std::vector<uint8_t> buffer;
     NIBBLE_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> bytes,
                             tensors_.ReadRows(index, first, count, buffer));
     const auto type = static_cast<GgmlType>(tensor.ggml_type);
-    if (const absl::Status finite = CheckFinite(type, bytes); !finite.ok()) {
+    const GgmlTypeInfo info = TypeInfo(tensor.ggml_type);
+    const bool kept = sink_.Keeps(tensor.name);
+    if (!kept && !info.readable) {
+      return absl::UnimplementedError(absl::StrCat(tensors_.name(), ": tensor '", tensor.name,
+                                                   "' is of type ", info.name,
+                                                   ", which this program does not read"));
+    }
+    // Whether numbers of other types (I32) are finite is not asked.
+    const absl::Status finite = info.readable ? CheckFinite(type, bytes) : absl::OkStatus();
+    if (!finite.ok()) {
       return absl::Status(finite.code(),
                           absl::StrCat(tensors_.name(), ": tensor '", tensor.name, "', from row ",
                                        first, ": ", finite.message()));
     }
+    if (kept) return sink_.Raw(tensor.name, first * BytesOf(type, tensor.dims[0]), bytes);
     MatrixF values(count, tensor.dims[0]);
     DequantizeBlocks(type, bytes, values.size(), values.data());
     return Rows(tensor.name, first, values);
@@ -105,6 +130,7 @@ class Feeding : public LayerSink {
   }
 
   const SourceTensors& tensors_;
+  const WeightSource& source_;
   ModelSink& sink_;
   std::set<std::string> told_;
   std::map<std::string, Deviation> deviations_;  // of what came by Rows
@@ -127,17 +153,21 @@ ModelPlan PlanModel(const SourceTensors& tensors, const ModelConfig& config, con
   // Methods without codes of their own: SmoothQuant's weights are only scaled.
   const bool codes = method.algorithm != Algorithm::kSmoothQuant &&
                      method.algorithm != Algorithm::kNone && !method.incoherent;
-  std::set<std::string> linears = LinearNames(config);
+  const bool scales =
+      method.algorithm == Algorithm::kAwq || method.algorithm == Algorithm::kSmoothQuant;
+  const std::set<std::string> in_layers = LinearNames(config);
+  std::set<std::string> linears = in_layers;
   if (method.head) {
     linears.insert("token_embd.weight");
     linears.insert("output.weight");
   }
   for (const SourceTensor& tensor : tensors.tensors()) {
-    plan.tensors.push_back(
-        {.name = tensor.name,
-         .shape = {tensor.dims.rbegin(), tensor.dims.rend()},
-         .source = PlainTypeOf(tensor),
-         .coded = codes && linears.count(tensor.name) != 0 && sink.WantsCodes(tensor.name)});
+    const bool coded = codes && linears.count(tensor.name) != 0 && sink.WantsCodes(tensor.name);
+    plan.tensors.push_back({.name = tensor.name,
+                            .shape = {tensor.dims.rbegin(), tensor.dims.rend()},
+                            .source = PlainTypeOf(tensor),
+                            .coded = coded,
+                            .scaled = scales && !coded && in_layers.count(tensor.name) != 0});
   }
   return plan;
 }
@@ -154,7 +184,7 @@ absl::StatusOr<ModelReport> QuantizeModel(const SourceTensors& tensors, const We
     if (tensor.coded) coded.insert(tensor.name);
   }
   options.has_codes = [&coded](const std::string& name) { return coded.count(name) != 0; };
-  Feeding feeding(tensors, sink);
+  Feeding feeding(tensors, source, sink);
   ModelReport report;
   NIBBLE_ASSIGN_OR_RETURN(
       report.linears, QuantizeLayers(source, plan.config, plan.method, windows, options, feeding));

@@ -26,11 +26,13 @@ struct ModelReport {
 ModelPlan PlanModel(const SourceTensors& tensors, const ModelConfig& config, const Method& method,
                     const ModelSink& sink);
 
-// Feeds the sink everything the plan names and finishes it. `source` and `tensors` are the same
-// model. Memory: that of QuantizeLayers, and some MiB for rows. Deterministic for the options' seed
+// Feeds the sink everything the plan names and finishes it: tensors that it keeps and the method
+// leaves alone as the bytes they are. `source` and `tensors` are the same model. Memory: that of
+// QuantizeLayers, and some MiB for rows. Deterministic for the options' seed
 // and any number of threads; `rest` tells elements done and in all of what QuantizeLayers does not
 // see (may be empty). Errors of both, of the source and of the sink; DATA_LOSS for a weight that is
-// not finite.
+// not finite; UNIMPLEMENTED for a tensor of a type that is not read and that the sink does not
+// keep.
 absl::StatusOr<ModelReport> QuantizeModel(const SourceTensors& tensors, const WeightSource& source,
                                           const ModelPlan& plan,
                                           absl::Span<const std::vector<int32_t>> windows,

@@ -38,6 +38,11 @@ class DyingSink final : public ModelSink {
     fuse_.Call();
     return real_.Rows(name, first, values);
   }
+  bool Keeps(const std::string& name) const override { return real_.Keeps(name); }
+  absl::Status Raw(const std::string& name, int64_t offset,
+                   absl::Span<const uint8_t> bytes) override {
+    return Dying(real_.Raw(name, offset, bytes));
+  }
   absl::Status Finish(const std::vector<TensorError>& errors) override {
     fuse_.Call();
     return Dying(real_.Finish(errors));

@@ -91,6 +91,59 @@ TEST_F(QuantizeModelTest, TheFileTellsTheErrorsThatTheReportTells) {
   }
 }
 
+testing::GgufWriter QuantizedModel() {
+  testing::TinyModelOptions options;
+  options.matrix_type = options.embedding_type = GgmlType::kQ8_0;
+  options.tied_head = false;
+  return testing::TinyModel(options);
+}
+
+// What the mix leaves at the source's type is not encoded a second time, which would lose a second
+// time; nor does the method's look at it.
+TEST_F(QuantizeModelTest, WhatStaysKeepsItsBytes) {
+  Read(QuantizedModel().Build());
+  for (const char* name : {"rtn-int4-asym-g32", "gptq-int4-asym-g32"}) {
+    const ModelReport report = Run(name, {{"attn_v", GgmlType::kQ8_0}}).value();
+    const GgufFile written = GgufFile::Open(output_).value();
+    const auto changed = written.GetStrings("nibble.quantize.tensors").value();
+    for (const char* kept : {"output.weight", "blk.1.attn_v.weight", "blk.0.attn_norm.weight"}) {
+      const GgufTensor* tensor = written.Find(kept);
+      EXPECT_EQ(tensor->ggml_type, file_->Find(kept)->ggml_type) << kept;
+      EXPECT_EQ(written.Data(*tensor), file_->Data(*file_->Find(kept))) << name << " " << kept;
+      EXPECT_THAT(changed, ::testing::Not(::testing::Contains(kept)));
+    }
+    for (const TensorError& error : report.errors) {
+      if (error.name != "output.weight") continue;
+      EXPECT_EQ(error.relative_error, 0) << name;
+    }
+  }
+}
+
+// Of the type it had, but other values: it comes by its new ones, and its error is told.
+TEST_F(QuantizeModelTest, WhatAMethodScalesDoesNotKeepItsBytes) {
+  Read(QuantizedModel().Build());
+  for (const char* name : {"awq-int4-asym-g32", "smoothquant"}) {
+    ASSERT_TRUE(Run(name, {{"attn_v", GgmlType::kQ8_0}}).ok()) << name;
+    const GgufFile written = GgufFile::Open(output_).value();
+    const char* value = "blk.1.attn_v.weight";
+    EXPECT_NE(written.Data(*written.Find(value)), file_->Data(*file_->Find(value))) << name;
+    EXPECT_THAT(written.GetStrings("nibble.quantize.tensors").value(), ::testing::Contains(value));
+  }
+}
+
+// A tensor that serving ignores, of a type that is not read: copied, as ggml's types copy it.
+TEST_F(QuantizeModelTest, NumbersOfOtherTypesAreCopied) {
+  constexpr auto kI32 = static_cast<GgmlType>(26);
+  testing::GgufWriter writer = QuantizedModel();
+  writer.Add("blk.0.attn_rot_embd", {8}, kI32, std::vector<uint8_t>(32, 0x80));
+  Read(writer.Build());
+  ASSERT_TRUE(Run("rtn-int4-full-g32").ok());
+  const GgufFile written = GgufFile::Open(output_).value();
+  const GgufTensor* copied = written.Find("blk.0.attn_rot_embd");
+  ASSERT_NE(copied, nullptr);
+  EXPECT_EQ(written.Data(*copied), file_->Data(*file_->Find("blk.0.attn_rot_embd")));
+}
+
 TEST_F(QuantizeModelTest, TheBytesAreTheSameOnAnyNumberOfThreads) {
   for (const char* name : {"gptq-clip-int4-asym-g32", "awq-int4-full-g32", "smoothquant"}) {
     LayerwiseOptions options;

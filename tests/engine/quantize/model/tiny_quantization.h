@@ -37,17 +37,22 @@ class TinyQuantization : public ::testing::Test {
     testing::TinyModelOptions options;
     options.matrix_type = options.embedding_type = GgmlType::kF16;
     options.tied_head = false;
-    bytes_ = testing::TinyModel(options).Build();
-    file_ = std::make_unique<GgufFile>(GgufFile::Parse(bytes_, "tiny").value());
-    config_ = ReadModelConfig(*file_).value();
-    weights_ = MakeGgufSource(*file_);
-    tensors_ = MakeSourceTensors(*file_);
+    Read(testing::TinyModel(options).Build());
     output_ = absl::StrCat(::testing::TempDir(), "/nibble_quantize_model_", getpid(), ".gguf");
     unlink(output_.c_str());
     for (int32_t w = 0; w < 6; ++w) {
       windows_.emplace_back();
       for (int32_t i = 0; i < 24; ++i) windows_.back().push_back((w * 31 + i * i * 7 + 1) % 250);
     }
+  }
+
+  // The model to quantize.
+  void Read(std::vector<uint8_t> bytes) {
+    bytes_ = std::move(bytes);
+    file_ = std::make_unique<GgufFile>(GgufFile::Parse(bytes_, "tiny").value());
+    config_ = ReadModelConfig(*file_).value();
+    weights_ = MakeGgufSource(*file_);
+    tensors_ = MakeSourceTensors(*file_);
   }
 
   GgufSink Sink(const Method& method, std::vector<TypeOverride> overrides, int threads) const {
