@@ -250,9 +250,10 @@ class Run {
     report.bits = BitsPerWeight(method_.scheme, linear->weight.rows, linear->weight.cols);
     report.noise_db = SignalToNoise(weight, linear->values);
     if (hessian.size() > 0) {
-      report.output_error =
-          OutputError(weight, linear->values, hessian) /
+      const double error = OutputError(weight, linear->values, hessian);
+      const double energy =
           OutputError(weight, MatrixF::Zero(weight.rows(), weight.cols()), hessian);
+      report.output_error = error == 0 ? 0 : error / energy;
     }
     results_.Report(std::move(report));
     NIBBLE_RETURN_IF_ERROR(

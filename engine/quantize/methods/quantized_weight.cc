@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -110,6 +111,7 @@ absl::StatusOr<quant::Matrix> ToCanonical(const QuantizedWeight& weight) {
 double SignalToNoise(const MatrixF& weight, const MatrixF& values) {
   const double signal = weight.cast<double>().squaredNorm();
   const double noise = (weight - values).cast<double>().squaredNorm();
+  if (noise == 0) return std::numeric_limits<double>::infinity();  // of zeros, too
   return 10 * std::log10(signal / noise);
 }
 

@@ -42,7 +42,7 @@ MatrixF Dequantize(const QuantizedWeight& weight);
 // are not in group order, which no canonical format holds.
 absl::StatusOr<quant::Matrix> ToCanonical(const QuantizedWeight& weight);
 
-// Signal to quantization noise, 10 log10(sum w^2 / sum (w - v)^2), dB.
+// Signal to quantization noise, 10 log10(sum w^2 / sum (w - v)^2), dB; infinite where v is w.
 double SignalToNoise(const MatrixF& weight, const MatrixF& values);
 
 }  // namespace nibble::quantize

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "engine/quantize/calibration/reference_runner.h"
@@ -204,6 +205,24 @@ TEST_F(LayerwiseTest, AWeightTooLargeForF32IsRefusedByLayer) {
           .status()
           .message(),
       HasSubstr("'blk.0.ffn_down.weight'"));
+}
+
+// A pruned linear: what it stands for is what it was, and that is no 0 / 0.
+TEST_F(LayerwiseTest, ALinearOfZerosHasNoError) {
+  ReplacedWeights zeros(weights_);
+  ASSERT_TRUE(zeros.Matrix("blk.0.attn_v.weight", MatrixF::Zero(32, 64), nullptr).ok());
+  for (const char* method : {"rtn-int4-asym-g32", "gptq-int4-full-g32", "clip-int4-full-g32",
+                             "awq-clip-int4-asym-g32"}) {
+    ReplacedWeights sink(weights_);
+    const auto reports = QuantizeLayers(zeros, config_, *ParseMethod(method), windows_, {}, sink);
+    ASSERT_TRUE(reports.ok()) << method << " " << reports.status();
+    for (const LinearReport& report : *reports) {
+      EXPECT_FALSE(std::isnan(report.output_error)) << method << " " << report.name;
+      if (report.name != "blk.0.attn_v.weight") continue;
+      EXPECT_EQ(report.noise_db, INFINITY) << method;
+      EXPECT_LE(report.output_error, 0) << method;
+    }
+  }
 }
 
 TEST_F(LayerwiseTest, HeadAndEmbeddingOnlyWhereAsked) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engine/quantize/methods/round_to_nearest.h"
 #include "tests/engine/quantize/methods/random_weights.h"
 
@@ -55,6 +57,8 @@ TEST(SignalToNoiseTest, IsInDecibels) {
   weight << 10, 0;
   values << 10, 1;
   EXPECT_NEAR(SignalToNoise(weight, values), 20, 1e-9);
+  EXPECT_EQ(SignalToNoise(weight, weight), INFINITY);
+  EXPECT_EQ(SignalToNoise(MatrixF::Zero(1, 2), MatrixF::Zero(1, 2)), INFINITY);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "engine/quantize/calibration/replaced_weights.h"
@@ -142,6 +143,22 @@ TEST_F(QuantizeModelTest, NumbersOfOtherTypesAreCopied) {
   const GgufTensor* copied = written.Find("blk.0.attn_rot_embd");
   ASSERT_NE(copied, nullptr);
   EXPECT_EQ(written.Data(*copied), file_->Data(*file_->Find("blk.0.attn_rot_embd")));
+}
+
+// 0 / 0 in a folder's nibble_quantize.json would be a null that its reader refuses.
+TEST_F(QuantizeModelTest, ALinearOfZerosHasTheErrorZero) {
+  testing::TinyModelOptions options;
+  options.matrix_type = options.embedding_type = GgmlType::kF16;
+  testing::GgufWriter writer = testing::TinyModel(options);
+  std::vector<uint8_t>& up = writer.FindTensor("blk.0.ffn_up.weight")->data;
+  std::fill(up.begin(), up.end(), uint8_t{0});
+  Read(writer.Build());
+  const ModelReport report = Run("rtn-int4-asym-g32").value();
+  for (const TensorError& error : report.errors) {
+    EXPECT_GE(error.relative_error, 0) << error.name;
+    if (error.name != "blk.0.ffn_up.weight") continue;
+    EXPECT_EQ(error.relative_error, 0);
+  }
 }
 
 TEST_F(QuantizeModelTest, TheBytesAreTheSameOnAnyNumberOfThreads) {
