@@ -148,8 +148,17 @@ class Groups {
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes,
                             zero_->Bytes(one_ ? 0 : int64_t{first} * num_groups_,
                                          one_ ? 1 : static_cast<int64_t>(codes.scales.size())));
-    for (const uint8_t byte : bytes) {
-      codes.zeros.push_back(static_cast<int8_t>(byte) + (1 << (bits_ - 1)));
+    const int32_t half = 1 << (bits_ - 1);
+    for (size_t at = 0; at < bytes.size(); ++at) {
+      const int32_t zero = static_cast<int8_t>(bytes[at]);
+      if (zero < -half || zero >= half) {  // q - z would not fit a byte
+        const auto groups = static_cast<size_t>(num_groups_);
+        return zero_->Problem(
+            absl::StatusCode::kDataLoss,
+            absl::StrCat("holds ", zero, " for row ", static_cast<size_t>(first) + at / groups,
+                         ", group ", at % groups, ", needed ", -half, " to ", half - 1));
+      }
+      codes.zeros.push_back(zero + half);
     }
     if (one_) codes.zeros.resize(codes.scales.size(), codes.zeros[0]);
     return absl::OkStatus();

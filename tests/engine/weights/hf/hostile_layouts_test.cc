@@ -7,7 +7,9 @@
 #include <random>
 
 #include "engine/weights/hf/linear_layout.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/weights/safetensors_writer.h"
 
 namespace nibble {
 namespace {
@@ -78,6 +80,41 @@ size_t HeaderBytes(const std::vector<uint8_t>& file) {
 
 TEST(HostileLayouts, TheOriginalsLoad) {
   for (const std::vector<uint8_t>& file : Checkpoints()) EXPECT_TRUE(Survive(file));
+}
+
+// Two rows of two groups of four-bit codes, with a byte a zero point.
+absl::StatusOr<quant::Matrix> LoadWithZeros(const std::vector<int8_t>& zeros) {
+  testing::SafetensorsWriter file;
+  const auto bytes = [](const auto& values) {
+    const auto* begin = reinterpret_cast<const uint8_t*>(values.data());
+    return std::vector<uint8_t>(begin, begin + values.size() * sizeof(values[0]));
+  };
+  file.Add("m.weight_packed", "I32", {2, 4}, std::vector<uint8_t>(32, 0xF0));
+  file.Add("m.weight_shape", "I64", {2}, bytes(std::vector<int64_t>{2, 32}));
+  file.Add("m.weight_scale", "F32", {2, 2}, bytes(std::vector<float>{1, 2, 3, 4}));
+  file.Add("m.weight_zero_point", "I8", {2, 2}, bytes(zeros));
+  const std::vector<uint8_t> built = file.Build();
+  std::vector<SafetensorsFile> files;
+  files.push_back(SafetensorsFile::Parse(built, "m").value());
+  const TensorSet set = TensorSet::Make(std::move(files)).value();
+  const auto layout = OpenPackedInt(ModuleTensors(set, "m"));
+  if (!layout.ok()) return layout.status();
+  return (*layout)->Load(0, 2);
+}
+
+// A code less a zero point is kept in a byte: 15 + 120 would come out as -121.
+TEST(HostileLayouts, AZeroPointBeyondItsBitsIsRefused) {
+  const absl::StatusOr<quant::Matrix> matrix = LoadWithZeros({-8, 7, 0, 1});
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  std::vector<float> row(32);
+  quant::DequantizeRow(*matrix, 0, row.data());
+  EXPECT_EQ(row[1], 15 - 8 + 8) << "scale 1, zero -8";
+  EXPECT_EQ(row[17], 2 * (15 - 8 - 7)) << "scale 2, zero 7";
+  for (const int zero : {8, 127, -9, -128}) {
+    const absl::Status status = LoadWithZeros({0, 0, 0, static_cast<int8_t>(zero)}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << zero;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("for row 1, group 1"));
+  }
 }
 
 TEST(HostileLayouts, EveryHeaderByteChanged) {
