@@ -1,5 +1,9 @@
 #include "engine/quantize/methods/ggml_blocks.h"
 
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
 #include "kernels/check.h"
 #include "kernels/half.h"
 
@@ -34,6 +38,22 @@ int ShiftOf(GgmlType type) {
   return type == GgmlType::kQ5_0 ? 16 : 0;
 }
 
+bool HasOffset(GgmlType type) { return type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1; }
+float OffsetOf(const GroupParams& params) {
+  return params.scale * static_cast<float>(-params.zero);
+}
+
+absl::Status CheckOffsets(absl::Span<const GroupParams> params, int32_t row) {
+  for (size_t g = 0; g < params.size(); ++g) {
+    const float offset = OffsetOf(params[g]);
+    if (std::isfinite(F16ToF32(F32ToF16(offset)))) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the offset of row ", row, ", group ", g, " is ", offset,
+                     ", beyond the f16 that its blocks keep; take a -sym or -full scheme"));
+  }
+  return absl::OkStatus();
+}
+
 void PutBlock(GgmlType type, const int16_t* from, const GroupParams& params,
               std::vector<uint8_t>& out) {
   int codes[kBlock];
@@ -43,9 +63,7 @@ void PutBlock(GgmlType type, const int16_t* from, const GroupParams& params,
     for (const int code : codes) out.push_back(static_cast<uint8_t>(static_cast<int8_t>(code)));
     return;
   }
-  if (type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1) {
-    PutHalf(params.scale * static_cast<float>(-params.zero), out);
-  }
+  if (HasOffset(type)) PutHalf(OffsetOf(params), out);
   if (type == GgmlType::kQ5_0 || type == GgmlType::kQ5_1) PutFifthBits(codes, out);
   PutNibbles(codes, out);
 }
@@ -71,12 +89,13 @@ Scheme WithBlockScales(Scheme scheme) {
   return scheme;
 }
 
-std::vector<uint8_t> ToGgmlBlocks(const QuantizedWeight& weight) {
+absl::StatusOr<std::vector<uint8_t>> ToGgmlBlocks(const QuantizedWeight& weight) {
   const std::optional<GgmlType> type = GgmlTypeOf(weight.scheme);
   NIBBLE_CHECK(type.has_value() && weight.group_of_column.empty() && weight.cols % kBlock == 0);
   std::vector<uint8_t> blocks;
   for (int32_t n = 0; n < weight.rows; ++n) {
     const absl::Span<const GroupParams> params = weight.RowParams(n);
+    if (HasOffset(*type)) NIBBLE_RETURN_IF_ERROR(CheckOffsets(params, n));
     const int16_t* codes = &weight.codes[static_cast<size_t>(n) * weight.cols];
     for (int32_t k = 0; k < weight.cols; k += kBlock) {
       PutBlock(*type, codes + k, params[weight.GroupOf(k)], blocks);

@@ -16,6 +16,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "engine/quantize/methods/quantized_weight.h"
 #include "engine/quantize/methods/scheme.h"
 #include "engine/weights/gguf_file.h"
@@ -28,8 +29,10 @@ std::optional<GgmlType> GgmlTypeOf(const Scheme& scheme);
 // The scheme with scales of the width that blocks have, f16, so that codes are chosen for them.
 Scheme WithBlockScales(Scheme scheme);
 
-// The blocks, in the file's order. Scales that are no f16s are rounded. REQUIRES GgmlTypeOf its
-// scheme, rows of whole blocks of 32, and columns in group order.
-std::vector<uint8_t> ToGgmlBlocks(const QuantizedWeight& weight);
+// The blocks, in the file's order. Scales that are no f16s are rounded. INVALID_ARGUMENT names row
+// and group of an offset -s z beyond f16, which would be stored as infinite: weights below -65504
+// have such. REQUIRES GgmlTypeOf its scheme, rows of whole blocks of 32, and columns in group
+// order.
+absl::StatusOr<std::vector<uint8_t>> ToGgmlBlocks(const QuantizedWeight& weight);
 
 }  // namespace nibble::quantize

@@ -106,7 +106,10 @@ absl::Status GgufSink::Begin(const ModelPlan& plan) {
 }
 
 absl::Status GgufSink::Codes(const std::string& name, const QuantizedWeight& weight) {
-  return writer_->Write(IndexOf(name), 0, ToGgmlBlocks(weight));
+  const absl::StatusOr<std::vector<uint8_t>> blocks = ToGgmlBlocks(weight);
+  if (blocks.ok()) return writer_->Write(IndexOf(name), 0, *blocks);
+  return absl::Status(blocks.status().code(),
+                      absl::StrCat("tensor '", name, "': ", blocks.status().message()));
 }
 
 absl::StatusOr<double> GgufSink::Rows(const std::string& name, int64_t first_row,

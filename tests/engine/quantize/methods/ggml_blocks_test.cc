@@ -1,5 +1,6 @@
 #include "engine/quantize/methods/ggml_blocks.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "engine/quantize/methods/gptq.h"
@@ -13,7 +14,7 @@ namespace {
 
 MatrixF ReadBack(const QuantizedWeight& weight) {
   const GgmlType type = *GgmlTypeOf(weight.scheme);
-  const std::vector<uint8_t> blocks = ToGgmlBlocks(weight);
+  const std::vector<uint8_t> blocks = ToGgmlBlocks(weight).value();
   MatrixF values(weight.rows, weight.cols);
   DequantizeBlocks(type, blocks, values.size(), values.data());
   return values;
@@ -73,6 +74,19 @@ TEST(GgmlBlocksTest, WiderScalesAreRounded) {
   EXPECT_NE(ReadBack(quantized), values);
   EXPECT_LT((ReadBack(quantized) - values).cwiseAbs().maxCoeff(),
             0x1p-11f * values.cwiseAbs().maxCoeff());
+}
+
+// A scale that an f16 holds times a zero point need not be one that an f16 holds.
+TEST(GgmlBlocksTest, AnOffsetBeyondF16IsRefused) {
+  MatrixF weight = testing::NormalWeights(3, 128, 1);
+  weight(2, 70) = -70000;
+  for (const char* scheme : {"int4-asym-g32", "int5-asym-g32"}) {
+    const absl::Status status =
+        ToGgmlBlocks(RoundToNearest(weight, *ParseScheme(scheme), 1)).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("row 2, group 2 is -"));
+  }
+  EXPECT_TRUE(ReadBack(RoundToNearest(weight, *ParseScheme("int4-full-g32"), 1)).allFinite());
 }
 
 TEST(GgmlBlocksTest, OtherSchemesHaveNoType) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "engine/quantize/calibration/replaced_weights.h"
@@ -143,6 +144,19 @@ TEST_F(QuantizeModelTest, NumbersOfOtherTypesAreCopied) {
   const GgufTensor* copied = written.Find("blk.0.attn_rot_embd");
   ASSERT_NE(copied, nullptr);
   EXPECT_EQ(written.Data(*copied), file_->Data(*file_->Find("blk.0.attn_rot_embd")));
+}
+
+TEST_F(QuantizeModelTest, AnOffsetBeyondF16NamesItsTensor) {
+  testing::TinyModelOptions options;
+  options.matrix_type = GgmlType::kF32;
+  testing::GgufWriter writer = testing::TinyModel(options);
+  const float low = -70000;
+  std::memcpy(writer.FindTensor("blk.1.ffn_up.weight")->data.data(), &low, sizeof(low));
+  Read(writer.Build());
+  const absl::Status status = Run("rtn-int4-asym-g32").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor 'blk.1.ffn_up.weight'"));
+  EXPECT_FALSE(Exists(output_));
 }
 
 // 0 / 0 in a folder's nibble_quantize.json would be a null that its reader refuses.
