@@ -2,8 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -12,6 +10,7 @@
 #include "engine/weights/byte_reader.h"
 #include "engine/weights/gguf_file.h"
 #include "engine/weights/gguf_writer.h"
+#include "engine/weights/mapped_file.h"
 #include "engine/weights/printable.h"
 
 namespace nibble {
@@ -93,21 +92,34 @@ absl::StatusOr<Importance> FromDat(absl::Span<const uint8_t> bytes) {
   return importance;  // what follows is the number of chunks and the text's name
 }
 
+// Copied: a mapping of a file that becomes shorter must not be touched.
+absl::StatusOr<std::vector<uint8_t>> Bytes(const std::string& path) {
+  NIBBLE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  if (file.bytes().size() > kMaxImportanceBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("has ", file.bytes().size(),
+                                                     " bytes, at most ", kMaxImportanceBytes,
+                                                     " are read: is it an importance matrix?"));
+  }
+  std::vector<uint8_t> bytes(file.bytes().size());
+  NIBBLE_RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(bytes)));
+  return bytes;
+}
+
 absl::StatusOr<Importance> Parse(absl::Span<const uint8_t> bytes, const std::string& path) {
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) return FromDat(bytes);
   NIBBLE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Parse(bytes, path));
   return FromGguf(file);
 }
 
+absl::StatusOr<Importance> ReadAndParse(const std::string& path) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, Bytes(path));
+  return Parse(bytes, path);
+}
+
 }  // namespace
 
 absl::StatusOr<Importance> Importance::Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::vector<uint8_t> bytes((std::istreambuf_iterator<char>(file)), {});
-  if (!file.is_open() || bytes.empty()) {
-    return absl::NotFoundError(absl::StrCat(path, ": found nothing to read"));
-  }
-  absl::StatusOr<Importance> importance = Parse(bytes, path);
+  absl::StatusOr<Importance> importance = ReadAndParse(path);
   if (importance.ok() || absl::StartsWith(importance.status().message(), path)) return importance;
   return absl::Status(importance.status().code(),
                       absl::StrCat(path, ": ", importance.status().message()));

@@ -19,10 +19,13 @@
 
 namespace nibble {
 
+// A model of 405 billion weights has 70 MiB of it.
+inline constexpr uint64_t kMaxImportanceBytes = uint64_t{1} << 30;
+
 class Importance {
  public:
-  // NOT_FOUND, or DATA_LOSS where the file is neither kind, is cut short, or holds a number that is
-  // negative or not finite.
+  // DATA_LOSS where the file is neither kind, is cut short, or holds a number that is negative or
+  // not finite; RESOURCE_EXHAUSTED over kMaxImportanceBytes; the errors of MappedFile::Open.
   static absl::StatusOr<Importance> Read(const std::string& path);
 
   // Writes the GGUF kind. Errors of PartialFile.

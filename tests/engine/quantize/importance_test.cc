@@ -104,6 +104,17 @@ TEST(Importance, WhatIsNotFiniteIsRefused) {
   EXPECT_FALSE(ReadBytes(Gguf({1, 2}, 1e-40f).Build()).ok()) << "the mean is not finite";
 }
 
+// A device never ends, and a sparse file takes more memory than disk.
+TEST(Importance, WhatHasNoEndIsRefused) {
+  EXPECT_EQ(Importance::Read("/dev/zero").status().code(), absl::StatusCode::kInvalidArgument);
+  const std::string path = testing::WriteTempFile("importance_sparse", Dat("a.weight", 1, {1}));
+  ASSERT_EQ(truncate(path.c_str(), kMaxImportanceBytes + 1), 0);
+  const absl::Status status = Importance::Read(path).status();
+  unlink(path.c_str());
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("_importance_sparse: has 1073741825 bytes"));
+}
+
 TEST(Importance, EveryTruncationOfADatFileIsRefused) {
   const std::vector<uint8_t> whole = Dat("a.weight", 2, {1, 3});
   for (size_t n = 1; n < whole.size(); ++n) {
