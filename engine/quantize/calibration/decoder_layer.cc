@@ -1,5 +1,6 @@
 #include "engine/quantize/calibration/decoder_layer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -29,15 +30,20 @@ MatrixF Gated(const MatrixF& gate, const MatrixF& up) {
   return gate.array() / (1 + (-gate.array()).exp()) * up.array();
 }
 
-// Softmax of the first n of each row's scores, the rest 0: what a token may see.
-void SoftmaxCausal(MatrixF& scores) {
+// Softmax of what each row's token may see, the rest 0; row 0 is of the token at `first`.
+void SoftmaxCausal(int64_t first, MatrixF& scores) {
   for (int64_t i = 0; i < scores.rows(); ++i) {
-    auto seen = scores.row(i).head(i + 1);
+    const int64_t n = first + i + 1;
+    auto seen = scores.row(i).head(n);
     seen = (seen.array() - seen.maxCoeff()).exp();
     seen /= seen.sum();
-    scores.row(i).tail(scores.cols() - i - 1).setZero();
+    scores.row(i).tail(scores.cols() - n).setZero();
   }
 }
+
+// Queries whose scores are computed together: products of fewer are slower, of more no faster; in
+// whole blocks of the products' kernels.
+constexpr int64_t kMostQueries = 512, kFewestQueries = 8;
 
 }  // namespace
 
@@ -126,8 +132,8 @@ MatrixF NormRows(const MatrixF& x, const VectorF& weight, float epsilon) {
   return y;
 }
 
-DecoderLayer::DecoderLayer(const ModelConfig& config, int32_t max_tokens)
-    : config_(config), cos_sin_(MakeRopeTable(config, max_tokens)) {}
+DecoderLayer::DecoderLayer(const ModelConfig& config, int32_t max_tokens, int64_t max_scores)
+    : config_(config), max_scores_(max_scores), cos_sin_(MakeRopeTable(config, max_tokens)) {}
 
 void DecoderLayer::Reach(Site site, const Vectors& vectors, Apply apply, WindowState& state) const {
   switch (site) {
@@ -171,12 +177,13 @@ void DecoderLayer::Rotate(MatrixF& heads, float direction) const {
   }
 }
 
-MatrixF DecoderLayer::Probabilities(const MatrixF& queries, const MatrixF& keys,
-                                    int32_t head) const {
+MatrixF DecoderLayer::Probabilities(const MatrixF& queries, const MatrixF& keys, int32_t head,
+                                    int64_t first, int64_t count) const {
   const int32_t dim = config_.head_dim, share = config_.num_heads / config_.num_kv_heads;
-  MatrixF scores = MultiplyTransposed(queries.middleCols(int64_t{head} * dim, dim),
-                                      keys.middleCols(int64_t{head / share} * dim, dim));
-  SoftmaxCausal(scores);
+  MatrixF scores =
+      MultiplyTransposed(queries.block(first, int64_t{head} * dim, count, dim),
+                         keys.block(0, int64_t{head / share} * dim, first + count, dim));
+  SoftmaxCausal(first, scores);
   return scores;
 }
 
@@ -187,10 +194,15 @@ MatrixF DecoderLayer::Attend(const MatrixF& q, const MatrixF& k, const MatrixF& 
   const int32_t dim = config_.head_dim, share = config_.num_heads / config_.num_kv_heads;
   queries *= 1 / std::sqrt(static_cast<float>(dim));
   MatrixF out(q.rows(), q.cols());
-  for (int32_t h = 0; h < config_.num_heads; ++h) {
-    const int64_t kv = int64_t{h / share} * dim;
-    out.middleCols(int64_t{h} * dim, dim) =
-        MultiplyTransposed(Probabilities(queries, keys, h), v.middleCols(kv, dim).transpose());
+  const int64_t fitting = std::min(kMostQueries, max_scores_ / std::max<int64_t>(1, q.rows()));
+  const int64_t at_once = std::max<int64_t>(1, fitting / kFewestQueries) * kFewestQueries;
+  for (int64_t first = 0; first < q.rows(); first += at_once) {
+    const int64_t count = std::min(at_once, q.rows() - first);
+    for (int32_t h = 0; h < config_.num_heads; ++h) {
+      out.block(first, int64_t{h} * dim, count, dim) =
+          MultiplyTransposed(Probabilities(queries, keys, h, first, count),
+                             v.block(0, int64_t{h / share} * dim, first + count, dim).transpose());
+    }
   }
   return out;
 }

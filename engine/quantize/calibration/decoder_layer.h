@@ -72,8 +72,10 @@ class DecoderLayer {
     const VectorF* bias;  // [3]
   };
 
-  // For windows of at most `max_tokens`.
-  DecoderLayer(const ModelConfig& config, int32_t max_tokens);
+  // For windows of at most `max_tokens`. Attention has at most `max_scores` of a head's scores in
+  // memory at once, or those of eight tokens: a long window need not have the square of its length.
+  DecoderLayer(const ModelConfig& config, int32_t max_tokens, int64_t max_scores = kMaxScores);
+  static constexpr int64_t kMaxScores = 1 << 20;  // 4 MiB
 
   // From the site before (for kAttention: from the layer's beginning) to the input of `site`.
   void Reach(Site site, const Vectors& vectors, Apply apply, WindowState& state) const;
@@ -83,14 +85,16 @@ class DecoderLayer {
   // The parts of attention, for what goes through it backwards. Heads of q or k turned by the
   // angles of their positions; direction -1 turns them back.
   void Rotate(MatrixF& heads, float direction = 1) const;
-  // [tokens, tokens]: what each token of a head of q gives to those before it. Both rotated,
-  // queries times 1 / sqrt(head_dim).
-  MatrixF Probabilities(const MatrixF& queries, const MatrixF& keys, int32_t head) const;
+  // [count, first + count]: what tokens first .. first + count - 1 of a head of q give to those
+  // before them. Both of all tokens and rotated, queries times 1 / sqrt(head_dim).
+  MatrixF Probabilities(const MatrixF& queries, const MatrixF& keys, int32_t head, int64_t first,
+                        int64_t count) const;
 
  private:
   MatrixF Attend(const MatrixF& q, const MatrixF& k, const MatrixF& v) const;
 
   const ModelConfig config_;
+  const int64_t max_scores_;
   std::vector<float> cos_sin_;  // MakeRopeTable
 };
 

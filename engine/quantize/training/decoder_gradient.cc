@@ -182,7 +182,7 @@ void DecoderGradient::AttentionBack(const Kept& kept, const MatrixF& d_out, Matr
   dv = MatrixF::Zero(v.rows(), v.cols());
   for (int32_t h = 0; h < config_.num_heads; ++h) {
     const int64_t at = int64_t{h} * dim, kv = int64_t{h / share} * dim;
-    const MatrixF p = layer_.Probabilities(q, k, h);
+    const MatrixF p = layer_.Probabilities(q, k, h, 0, q.rows());
     const MatrixF d_head = d_out.middleCols(at, dim);
     const MatrixF dp = MultiplyTransposed(d_head, v.middleCols(kv, dim));
     const VectorF mean = (dp.array() * p.array()).rowwise().sum();

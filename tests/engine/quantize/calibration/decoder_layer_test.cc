@@ -74,6 +74,34 @@ TEST_P(DecoderLayerTest, IsTheDecoderOfThePaper) {
   }
 }
 
+// A long window's attention is computed for some queries at a time.
+TEST_P(DecoderLayerTest, BlocksOfQueriesGiveTheSameAttention) {
+  const ModelConfig config = GetParam();
+  const TinyWeights source(config, 7);
+  const LayerWeights weights = *LoadLayer(source, config, 1);
+  const auto apply = [&](Linear linear, const MatrixF& x) -> MatrixF {
+    return x * weights[linear].transpose();
+  };
+  constexpr int32_t kTokens = 43;
+  const auto reach = [&](const DecoderLayer& layer) {
+    WindowState state;
+    state.x = MatrixF(kTokens, config.hidden_size);
+    for (int64_t i = 0; i < state.x.size(); ++i) {
+      state.x.data()[i] = std::sin(static_cast<float>(i * i));
+    }
+    for (Site site : {Site::kAttention, Site::kOutput}) {
+      layer.Reach(site, {weights.attention_norm, weights.ffn_norm, weights.bias}, apply, state);
+    }
+    return state.input;
+  };
+  const MatrixF whole = reach(DecoderLayer(config, kTokens));
+  for (const int64_t scores : {1, 16 * kTokens, 24 * kTokens}) {
+    const MatrixF blocks = reach(DecoderLayer(config, kTokens, scores));
+    EXPECT_LT((blocks - whole).cwiseAbs().maxCoeff(), 1e-5f * whole.cwiseAbs().maxCoeff())
+        << scores;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, DecoderLayerTest, ::testing::ValuesIn(testing::DecoderConfigs()));
 
 TEST(ReferenceRunnerTest, RefusesWhatItDoesNotDo) {
