@@ -11,6 +11,7 @@
 #include "cli/inspect_remote.h"
 #include "cli/local_model.h"
 #include "cli/provenance.h"
+#include "engine/weights/printable.h"
 
 namespace nibble {
 namespace {
@@ -216,7 +217,10 @@ void PrintInspectText(const InspectReport& report, const InspectFlags& flags, st
   }
   for (const std::string& thing : report.unsupported) lines.Add("unsupported", thing);
   if (flags.metadata) {
-    for (const auto& [key, value] : report.metadata) out << key << " = " << value << "\n";
+    for (const auto& [key, value] : report.metadata) {
+      const bool printable = IsPrintableName(key, key.size());
+      out << (printable ? key : QuoteForMessage(key)) << " = " << value << "\n";
+    }
   }
   if (flags.tensors) {
     for (const TensorReport& tensor : report.tensors) {

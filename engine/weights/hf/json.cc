@@ -141,8 +141,13 @@ std::string JsonObject::Describe(absl::string_view key) const {
 
 absl::Status JsonObject::Problem(absl::StatusCode code, absl::string_view key,
                                  absl::string_view why) const {
+  // A key may be the file's own (config_groups), with anything in it.
+  const std::string whole = absl::StrCat(path_, key);
+  const bool printable = IsPrintableName(whole, whole.size());
   return absl::Status(
-      code, absl::StrCat(name_, ": key '", path_, key, "' is ", Describe(key), ", ", why));
+      code, absl::StrCat(name_, ": key ",
+                         printable ? absl::StrCat("'", whole, "'") : QuoteForMessage(whole), " is ",
+                         Describe(key), ", ", why));
 }
 absl::Status JsonObject::Unfit(absl::string_view key, absl::string_view needed) const {
   return Problem(absl::StatusCode::kInvalidArgument, key, needed);

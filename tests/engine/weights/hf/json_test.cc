@@ -60,6 +60,14 @@ TEST(JsonObject, ErrorsNameTheFileThePathTheValueAndWhatIsNeeded) {
   EXPECT_EQ(json.NotImplemented("absent", "no").code(), absl::StatusCode::kUnimplemented);
 }
 
+// Keys are the file's, and may be what a terminal would obey.
+TEST(JsonObject, AKeyIsMadeFitForAMessage) {
+  const JsonObject json = Parsed(R"({"o\u001b[2J\n":{"k":-1}})");
+  const absl::Status status = json.Object("o\x1b[2J\n")->Int("k", 0, 9).status();
+  EXPECT_EQ(status.message(),
+            "c.json: key \"o\\x1b[2J\\n.k\" is -1, needed a whole number from 0 to 9");
+}
+
 TEST(JsonObject, WhatIsNoObjectOrTooMuch) {
   using absl::StatusCode;
   ExpectRefused("[]", StatusCode::kDataLoss, "not a JSON object");
