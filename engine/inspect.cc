@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "engine/folder_record.h"
 #include "engine/gguf_model.h"
 #include "engine/hf_model.h"
@@ -53,6 +54,12 @@ void AddProblem(const absl::Status& status, InspectReport& report) {
   AddUnsupported(status, report);
 }
 
+// An empty tensor's other sides may be of any length: their product is not asked for.
+int64_t NumElements(absl::Span<const int64_t> shape) {
+  if (std::count(shape.begin(), shape.end(), 0) > 0) return 0;
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<int64_t>());
+}
+
 void AddTensors(const WeightSource& source, InspectReport& report) {
   report.tensors = source.Report();
   std::map<std::string, int64_t> counts;
@@ -60,8 +67,7 @@ void AddTensors(const WeightSource& source, InspectReport& report) {
   for (const TensorReport& tensor : report.tensors) {
     ++counts[tensor.file_type];
     if (tensor.canonical.empty()) ++unreadable[tensor.file_type];
-    report.num_parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1},
-                                             std::multiplies<int64_t>());
+    report.num_parameters += NumElements(tensor.shape);
     report.weights_bytes += tensor.file_bytes;
     report.loaded_bytes += tensor.canonical_bytes;
   }

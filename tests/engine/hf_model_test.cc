@@ -346,6 +346,19 @@ TEST(InspectFolder, DescribesWhatIsServableAndListsWhatIsNot) {
 }
 
 // config.json and tokenizer.json with bytes changed and ends cut off: typed errors or a model.
+// Nothing of a tensor with an empty side is in the file, whatever its other sides claim: their
+// product does not fit 63 bits, which the sanitizer's build would stop at.
+TEST(InspectFolder, AnEmptyTensorHasNoElements) {
+  HfFolder folder = TinyFolder(Options());
+  testing::SafetensorsWriter::Tensor* norm = folder.weights.Find("model.norm.weight");
+  const InspectReport before = Inspect(folder.Write("inspect_empty"));
+  norm->shape = {int64_t{1} << 62, int64_t{1} << 62, 0};
+  norm->data.clear();
+  const InspectReport report = Inspect(folder.Write("inspect_empty"));
+  EXPECT_FALSE(report.status.ok());
+  EXPECT_EQ(report.num_parameters, before.num_parameters - 64);
+}
+
 TEST(HostileFolder, MutantsOfItsJsonAreTypedErrorsOrValid) {
   const fs::path path = TinyFolder(Options()).Write("hostile");
   for (const char* file : {"config.json", "tokenizer.json", "generation_config.json"}) {
