@@ -1,6 +1,8 @@
 #include "engine/quantize_record.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
@@ -97,7 +99,11 @@ absl::Status RecordEvaluation(const std::string& path, const EvaluationRecord& r
   for (const GgufTensor& tensor : file.tensors()) {
     plans.push_back({tensor.name, tensor.dims, static_cast<GgmlType>(tensor.ggml_type)});
   }
-  NIBBLE_ASSIGN_OR_RETURN(GgufFileWriter writer, GgufFileWriter::Create(path, keys, plans));
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(path, error);
+  if (error) return absl::UnavailableError(absl::StrCat(path, ": ", error.message()));
+  NIBBLE_ASSIGN_OR_RETURN(GgufFileWriter writer,
+                          GgufFileWriter::Create(real.string(), keys, plans));
   std::vector<uint8_t> buffer;
   for (size_t i = 0; i < plans.size(); ++i) {
     NIBBLE_RETURN_IF_ERROR(CopyTensor(file, i, buffer, writer));

@@ -50,11 +50,11 @@ struct QuantizeProvenance {
 // empty: nothing depends on it.
 std::optional<QuantizeProvenance> ReadProvenance(const GgufFile& file);
 
-// Puts the record into the GGUF file at `path`, in place of one that is there: the file is written
-// anew beside itself and renamed, so that it is the old one or the new one at any moment; tensors
-// and all other keys stay as they are. Costs reading and writing the whole file, and as much room
-// on the disk. FAILED_PRECONDITION for a file that does not name its source; the errors of GgufFile
-// and PartialFile.
+// Puts the record into the GGUF file at `path`, in place of one that is there: the file (not a link
+// to it) is written anew beside itself and renamed, so that it is the old one or the new one at any
+// moment; permissions, tensors and all other keys stay as they are. Costs reading and writing the
+// whole file, and as much room on the disk. FAILED_PRECONDITION for a file that does not name its
+// source; the errors of GgufFile and PartialFile.
 absl::Status RecordEvaluation(const std::string& path, const EvaluationRecord& record);
 
 }  // namespace nibble

@@ -38,13 +38,23 @@ PartialFile::~PartialFile() {
 }
 
 absl::Status PartialFile::Create() {
-  fd_ = open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+  struct stat replaced;
+  if (lstat(path_.c_str(), &replaced) == 0 && S_ISREG(replaced.st_mode)) {
+    mode_ = replaced.st_mode & 0777;
+  }
+  // Its own writer must be able to write it, and the next one where this is killed.
+  const mode_t now = mode_.value_or(0644) | 0600;
+  fd_ = open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, now);
   if (fd_ < 0) return FileError(partial_, "creating it", errno);
   NIBBLE_RETURN_IF_ERROR(LockAlone(fd_, partial_, "writing it"));
   if (!IsStillThere()) {
     return absl::UnavailableError(absl::StrCat(partial_, ": another process is writing it"));
   }
   locked_ = true;
+  // One that is taken over may grant more; the umask, less.
+  if (mode_.has_value() && fchmod(fd_, now) != 0) {
+    return FileError(partial_, "setting its permissions", errno);
+  }
   if (ftruncate(fd_, 0) != 0) return FileError(partial_, "emptying it", errno);
   return absl::OkStatus();
 }
@@ -76,6 +86,9 @@ absl::Status PartialFile::WriteAt(uint64_t offset, absl::Span<const uint8_t> byt
 }
 
 absl::Status PartialFile::Publish() {
+  if (mode_.has_value() && fchmod(fd_, *mode_) != 0) {
+    return FileError(partial_, "setting its permissions", errno);
+  }
   if (fsync(fd_) != 0) return FileError(partial_, "syncing it", errno);
   if (rename(partial_.c_str(), path_.c_str()) != 0) {
     return FileError(path_, "renaming to it", errno);

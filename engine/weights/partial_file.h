@@ -1,9 +1,13 @@
 // A file that is complete or not there: written as PATH.partial beside its place, then synced and
-// renamed. Destroyed before Publish, nothing of it remains; killed, PATH.partial does, which the
-// next writer of PATH takes over. While it exists it is locked: one process writes a path.
+// renamed. One that replaces a file has the permissions of that one, and grants no more while it is
+// being written. Destroyed before Publish, nothing of it remains; killed, PATH.partial does, which
+// the next writer of PATH takes over. While it exists it is locked: one process writes a path.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -35,6 +39,7 @@ class PartialFile {
 
   const std::string path_;
   const std::string partial_;
+  std::optional<mode_t> mode_;  // of the file that is replaced
   int fd_ = -1;
   bool locked_ = false;
 };

@@ -74,6 +74,13 @@ TEST_F(FolderRecordTest, WhatIsRecordedIsReadAndTheRestIsKept) {
   EXPECT_FALSE(fs::exists(absl::StrCat(Path().string(), ".partial")));
 }
 
+TEST_F(FolderRecordTest, PermissionsStay) {
+  testing::WriteText(Path(), kTold);
+  fs::permissions(Path(), fs::perms::owner_read | fs::perms::owner_write);
+  ASSERT_EQ(RecordFolderEvaluation(folder_, ExampleEvaluation()), absl::OkStatus());
+  EXPECT_EQ(fs::status(Path()).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
 TEST_F(FolderRecordTest, AFolderWithoutASourceIsLeftAlone) {
   EXPECT_EQ(RecordFolderEvaluation(folder_, ExampleEvaluation()).code(),
             absl::StatusCode::kNotFound);

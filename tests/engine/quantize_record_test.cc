@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -59,6 +60,24 @@ TEST_F(QuantizeRecordTest, WhatIsRecordedIsRead) {
   EXPECT_EQ(*quantized->evaluation, ExampleEvaluation());
   EXPECT_EQ(quantized->method, "ggml");
   EXPECT_EQ(quantized->tensor_errors[1], (std::pair<std::string, float>{"b", 0.5f}));
+}
+
+// A file for its owner's eyes stays one, and what a link names is what is written.
+TEST_F(QuantizeRecordTest, PermissionsAndLinksStay) {
+  namespace fs = std::filesystem;
+  Write(Quantized());
+  fs::permissions(path_, fs::perms::owner_read | fs::perms::owner_write);
+  const std::string link = path_ + ".link";
+  fs::remove(link);
+  fs::create_symlink(path_, link);
+  ASSERT_EQ(RecordEvaluation(link, ExampleEvaluation()), absl::OkStatus());
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(fs::status(path_).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_TRUE(ReadProvenance(GgufFile::Open(path_).value())->evaluation.has_value());
+  fs::permissions(path_, fs::perms::owner_read | fs::perms::group_read);
+  ASSERT_EQ(RecordEvaluation(path_, ExampleEvaluation()), absl::OkStatus());
+  EXPECT_EQ(fs::status(path_).permissions(), fs::perms::owner_read | fs::perms::group_read);
+  fs::remove(link);
 }
 
 TEST_F(QuantizeRecordTest, EverythingElseStaysAsItWas) {
