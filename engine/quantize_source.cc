@@ -24,8 +24,9 @@ std::string Sha256OfText(absl::string_view text) {
 }
 
 bool SaysWhatTheModelIs(const std::string& file) {
-  constexpr absl::string_view kFiles[] = {"config.json", "generation_config.json", "tokenizer.json",
-                                          "tokenizer_config.json", "chat_template.jinja"};
+  constexpr absl::string_view kFiles[] = {"config.json",         "generation_config.json",
+                                          "tokenizer.json",      "tokenizer_config.json",
+                                          "chat_template.jinja", "quantize_config.json"};
   return std::find(std::begin(kFiles), std::end(kFiles), file) != std::end(kFiles) ||
          absl::EndsWith(file, ".safetensors");
 }

@@ -25,9 +25,9 @@ class QuantizeSource {
   // The model's keys, all of a GGUF file, or those of GgufKeysOf (gguf_keys.h) and its errors.
   absl::StatusOr<GgufKeys> Keys() const;
   // SHA-256, in hexadecimal: of a GGUF file's bytes; of a random model's name; of a folder that of
-  // the lines that `sha256sum` prints for config.json, generation_config.json, tokenizer.json,
-  // tokenizer_config.json and chat_template.jinja (those that are there) and its safetensors files,
-  // in the order of their names. Reads everything once.
+  // the lines that `sha256sum` prints for config.json, generation_config.json,
+  // quantize_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja (those that
+  // are there) and its safetensors files, in the order of their names. Reads everything once.
   absl::StatusOr<std::string> Sha256() const;
 
  private:

@@ -86,6 +86,11 @@ TEST(QuantizeSource, AFoldersHashIsThatOfItsFilesHashes) {
   EXPECT_EQ(hash, Hex(Sha256(std::vector<uint8_t>(lines.begin(), lines.end()))));
   testing::WriteText(folder + "/config.json", made.config.dump() + "\n");
   EXPECT_NE(QuantizeSource::Open(folder)->Sha256().value(), hash);
+  testing::WriteText(folder + "/config.json", made.config.dump(2));
+  const std::string before = QuantizeSource::Open(folder)->Sha256().value();
+  testing::WriteText(folder + "/quantize_config.json", R"({"bits":4,"group_size":64})");
+  EXPECT_NE(QuantizeSource::Open(folder)->Sha256().value(), before)
+      << "what its numbers stand for, where GPTQ kept it once";
 }
 
 // Its 16-bit numbers are copied, not rounded again.
