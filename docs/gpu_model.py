@@ -116,6 +116,9 @@ FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, ("qkv", "o", "gate_up",
 SPLIT = ("q", "k", "v", "o", "gate", "up", "down")
 INT4_TODAY = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
 FP8_TODAY = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
+# The same with --cuda-w8a8, for its launches: norms quantize, o's and down's rows are quantized by themselves, and what
+# the GEMMs made of q, k and v, of gate and up (with the gate), of o and of down is finished by a launch each.
+FP8_W8A8 = dataclasses.replace(FP8_TODAY, other_launches=8, head_launches=3)
 SETS = {"goals": (INT4_GOAL, FP8_GOAL), "today": (INT4_TODAY, FP8_TODAY)}
 
 
@@ -224,6 +227,8 @@ def size_table(shape=LLAMA_8B):
         int4, fp8 = ([launches(kernels, shape, rows) for rows in (1, 128)] for kernels in SETS[word])
         lines.append(f"| launches a decode step of 1 and of 128 rows, {word}: INT4; FP8 | "
                      f"{int4[0]:,} and {int4[1]:,}; {fp8[0]:,} and {fp8[1]:,} |")
+    w8a8 = [launches(FP8_W8A8, shape, rows) for rows in (1, 128)]
+    lines.append(f"| the same, FP8 today with `--cuda-w8a8` | {w8a8[0]:,} and {w8a8[1]:,} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cuda/quantize_rows.h"
+#include "kernels/cuda/codes_linear.h"
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/tiled_linear.h"
@@ -40,11 +40,6 @@ Tensor ColsOf(const Tensor& x, int32_t first, int32_t count) {
   return cols;
 }
 
-RowCodes RowCodesFor(CodesShape::Kind kind) {
-  if (kind == CodesShape::Kind::kInt8) return RowCodes::kInt8;
-  return HasBlocks(kind) ? RowCodes::kE4m3Blocks : RowCodes::kE4m3;
-}
-
 // Where a product goes.
 struct Target {
   Tensor y;  // [rows of the pass, weight's rows]
@@ -56,7 +51,11 @@ struct Target {
 class Pass {
  public:
   Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x)
-      : device_(device), gemm_(gemm), workspace_(workspace), x_(x) {}
+      : device_(device),
+        gemm_(gemm),
+        workspace_(workspace),
+        x_(x),
+        codes_(device, gemm, workspace, kPassRows) {}
 
   void Run(const LinearParams& params, const Tensor& y) {
     workspace_.Reset();
@@ -73,10 +72,10 @@ class Pass {
       tiled_results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
     }
     if (params.norm_weight != nullptr) Normalize(params);
-    for (const PackedMatrix* weight : params.weights) {
-      Quantize(static_cast<const CudaMatrix*>(weight)->stored());
-    }
-    if (params.gated) {
+    codes_.Quantize(x_, params.weights);
+    if (codes_.Fits(params.weights)) {
+      codes_.MultiplyAll(params, y);
+    } else if (params.gated) {
       Gated(params, y);
     } else {
       Concatenated(params, y);
@@ -97,26 +96,9 @@ class Pass {
     norm.epsilon = params.norm_epsilon;
     norm.out = workspace_.Take(int64_t{kPassRows} * x_.cols * 2);
     norm.out_stride = x_.cols;
-    device_.Keep(LaunchRmsNorm(norm, device_.stream()), "linear (norm)");
+    codes_.Normalize(norm, params.weights);
     x_.data = norm.out;
     x_.stride = norm.out_stride;
-  }
-
-  // x in the codes that this weight is multiplied with, once a pass.
-  void Quantize(const StoredMatrix& weight) {
-    if (weight.storage != Storage::kCodes) return;
-    QuantizeRowsCall& call = quantized_[static_cast<size_t>(RowCodesFor(weight.kind))];
-    if (call.x != nullptr) return;
-    call.dtype = x_.dtype;
-    call.codes = RowCodesFor(weight.kind);
-    call.rows = x_.rows;
-    call.zero_rows = RowsFor(weight.kind, x_.rows) - x_.rows;
-    call.cols = x_.cols;
-    call.x = x_.data;
-    call.x_stride = x_.stride;
-    call.out = static_cast<uint8_t*>(workspace_.Take(int64_t{kPassRows} * x_.cols));
-    call.scales = static_cast<float*>(workspace_.Take(int64_t{kPassRows} * BlocksOf(x_.cols) * 4));
-    device_.Keep(LaunchQuantizeRows(call, device_.stream()), "linear (quantize)");
   }
 
   void Concatenated(const LinearParams& params, const Tensor& y) {
@@ -154,7 +136,7 @@ class Pass {
     if (IsTiled(weight)) {
       MultiplyTiles(weight, to);
     } else if (weight.storage == Storage::kCodes) {
-      MultiplyCodes(weight, to);
+      codes_.Multiply(weight, to.y, to.bias, to.accumulate);
     } else {
       MultiplySlabs(weight, to);
     }
@@ -184,35 +166,6 @@ class Pass {
       call.group_sums = sums;
     }
     device_.Keep(LaunchTiledLinear(call, device_.stream()), "linear");
-  }
-
-  void MultiplyCodes(const StoredMatrix& weight, const Target& to) {
-    const QuantizeRowsCall& x = quantized_[static_cast<size_t>(RowCodesFor(weight.kind))];
-    const bool has_blocks = HasBlocks(weight.kind);
-    const auto* scales = reinterpret_cast<const float*>(weight.bytes + CodeScalesAt(weight));
-    CodesCall call;
-    call.shape = {.kind = weight.kind, .cols = weight.cols, .out = weight.rows};
-    call.x = x.out;
-    call.w = weight.bytes;
-    call.x_scales = has_blocks ? x.scales : nullptr;
-    call.w_scales = has_blocks ? scales : nullptr;
-    call.y = workspace_.Take(int64_t{kPassRows} * weight.rows * 4);
-    call.rows = x.rows + x.zero_rows;
-    device_.Keep(gemm_.RunCodes(call, device_.stream()), "linear (GEMM of codes)");
-    FinishCall finish;
-    finish.dtype = to.y.dtype;
-    finish.int32_sums = weight.kind == CodesShape::Kind::kInt8;
-    finish.sums = call.y;
-    finish.sums_stride = weight.rows;
-    finish.row_scales = has_blocks ? nullptr : x.scales;
-    finish.col_scales = has_blocks ? nullptr : scales;
-    finish.bias = to.bias;
-    finish.accumulate = to.accumulate;
-    finish.rows = x.rows;
-    finish.cols = weight.rows;
-    finish.y = to.y.data;
-    finish.y_stride = to.y.stride;
-    device_.Keep(LaunchFinish(finish, device_.stream()), "linear (finish)");
   }
 
   void MultiplySlabs(const StoredMatrix& weight, const Target& to) {
@@ -257,12 +210,12 @@ class Pass {
   void Finish(const GemmCall& sums, const Tensor& y, const Target& to, int32_t first) {
     FinishCall call;
     call.dtype = y.dtype;
-    call.sums = sums.y;
-    call.sums_stride = sums.y_stride;
+    call.parts[0].sums = sums.y;
+    call.parts[0].stride = sums.y_stride;
+    call.parts[0].cols = sums.out;
     call.bias = to.bias == nullptr ? nullptr : to.bias + first;
     call.accumulate = to.accumulate;
     call.rows = sums.rows;
-    call.cols = sums.out;
     call.y = y.data;
     call.y_stride = y.stride;
     device_.Keep(LaunchFinish(call, device_.stream()), "linear (finish)");
@@ -273,7 +226,7 @@ class Pass {
   Workspace& workspace_;
   Tensor x_;
   uint8_t* tiled_results_ = nullptr;  // counters lie before them
-  QuantizeRowsCall quantized_[3];     // x as each RowCodes; without x: not yet
+  CodesLinear codes_;
 };
 
 }  // namespace

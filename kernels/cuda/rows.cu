@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "kernels/cuda/gate.cuh"
 #include "kernels/cuda/half_type.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rows.h"
@@ -23,32 +24,75 @@ __global__ void __launch_bounds__(kThreads) Gather(const GatherCall p) {
   ptx::StoreGlobal16(to, ptx::LoadGlobal16(from));
 }
 
-// A sum with its scales and its bias.
+// An element of a part, with its scales.
+__device__ __forceinline__ float Scaled(const GemmSums& part, int32_t r, int32_t col) {
+  const int64_t at = static_cast<int64_t>(r) * part.stride + col;
+  const float sum = part.is_int32 ? static_cast<float>(static_cast<const int32_t*>(part.sums)[at])
+                                  : static_cast<const float*>(part.sums)[at];
+  return part.row_scales == nullptr ? sum : sum * (part.row_scales[r] * part.col_scales[col]);
+}
+
+// An element of the parts side by side, with its bias.
 __device__ __forceinline__ float FinishedSum(const FinishCall& p, int32_t r, int32_t col) {
-  const int64_t at = static_cast<int64_t>(r) * p.sums_stride + col;
-  float sum = p.int32_sums ? static_cast<float>(static_cast<const int32_t*>(p.sums)[at])
-                           : static_cast<const float*>(p.sums)[at];
-  if (p.row_scales != nullptr) sum *= p.row_scales[r] * p.col_scales[col];
-  if (p.bias != nullptr) sum += p.bias[col];
-  return sum;
+  GemmSums part = p.parts[0];
+  int32_t of_part = col;
+#pragma unroll
+  for (int32_t i = 1; i < FinishCall::kMostParts; ++i) {
+    if (of_part < part.cols) continue;
+    of_part -= part.cols;
+    part = p.parts[i];
+  }
+  const float sum = Scaled(part, r, of_part);
+  return p.bias == nullptr ? sum : sum + p.bias[col];
 }
 
 template <class Half>
 __global__ void __launch_bounds__(kThreads) Finish(const FinishCall p) {
   const int32_t r = static_cast<int32_t>(blockIdx.x), col = ThreadOfRow();
-  if (col >= p.cols) return;
+  if (col >= FinishedCols(p)) return;
   uint16_t* y = static_cast<uint16_t*>(p.y) + static_cast<int64_t>(r) * p.y_stride + col;
   float sum = FinishedSum(p, r, col);
   if (p.accumulate) sum += Half::ToFloat(*y);
   *y = static_cast<uint16_t>(Half::Pack(sum, 0.0f));
 }
 
+template <class Half>
+__global__ void __launch_bounds__(kThreads) FinishGated(const FinishCall p) {
+  const int32_t r = static_cast<int32_t>(blockIdx.x), col = ThreadOfRow();
+  if (col >= FinishedCols(p)) return;
+  // As 16 bits hold them.
+  const float gate = Half::Low(Half::Pack(Scaled(p.parts[0], r, col), 0.0f));
+  const float up = Half::Low(Half::Pack(Scaled(p.parts[1], r, col), 0.0f));
+  uint16_t* y = static_cast<uint16_t*>(p.y) + static_cast<int64_t>(r) * p.y_stride + col;
+  *y = static_cast<uint16_t>(Half::Pack(Gate(gate, up), 0.0f));
+}
+
 __global__ void __launch_bounds__(kThreads) FinishF32(const FinishCall p) {
   const int32_t r = static_cast<int32_t>(blockIdx.x), col = ThreadOfRow();
-  if (col >= p.cols) return;
+  if (col >= FinishedCols(p)) return;
   float* y = static_cast<float*>(p.y) + static_cast<int64_t>(r) * p.y_stride + col;
   const float sum = FinishedSum(p, r, col);
   *y = p.accumulate ? *y + sum : sum;
+}
+
+using FinishKernel = void (*)(FinishCall);
+
+FinishKernel KernelFor(const FinishCall& call) {
+  if (call.dtype == DType::kF32) return FinishF32;
+  if (call.gated) return call.dtype == DType::kBf16 ? FinishGated<Bf16> : FinishGated<F16>;
+  return call.dtype == DType::kBf16 ? Finish<Bf16> : Finish<F16>;
+}
+
+// Whether every part is there, and the two of a gate are alike.
+bool IsWhole(const FinishCall& call) {
+  if (call.rows < 1 || call.num_parts < 1 || call.num_parts > FinishCall::kMostParts) return false;
+  for (int32_t i = 0; i < call.num_parts; ++i) {
+    const GemmSums& part = call.parts[i];
+    if (part.cols < 1 || (part.row_scales == nullptr) != (part.col_scales == nullptr)) return false;
+  }
+  if (!call.gated) return true;
+  return call.num_parts == 2 && call.parts[0].cols == call.parts[1].cols && call.bias == nullptr &&
+         !call.accumulate && call.dtype != DType::kF32;
 }
 
 dim3 GridOf(int32_t rows, int32_t threads_a_row) {
@@ -73,11 +117,9 @@ cudaError_t LaunchGather(const GatherCall& call, cudaStream_t stream) {
 cudaError_t LaunchFinish(const FinishCall& call, cudaStream_t stream) {
   const bool known =
       call.dtype == DType::kBf16 || call.dtype == DType::kF16 || call.dtype == DType::kF32;
-  const bool is_whole = (call.row_scales == nullptr) == (call.col_scales == nullptr);
-  if (call.rows < 1 || call.cols < 1 || !known || !is_whole) return cudaErrorInvalidValue;
-  auto* const of_halves = call.dtype == DType::kBf16 ? Finish<Bf16> : Finish<F16>;
-  return Launch(call.dtype == DType::kF32 ? FinishF32 : of_halves,
-                {GridOf(call.rows, call.cols), dim3(kThreads), 0, stream}, call);
+  if (!known || !IsWhole(call)) return cudaErrorInvalidValue;
+  return Launch(KernelFor(call), {GridOf(call.rows, FinishedCols(call)), dim3(kThreads), 0, stream},
+                call);
 }
 
 }  // namespace nibble::cuda

@@ -2,8 +2,8 @@
 // a step, and what a GEMM's sums become. No arithmetic across elements, so a row never depends on
 // its neighbours.
 //
-// Memory-bound; each reads and writes its operands once. Codes of tiles are read one by one:
-// as a row of an embedding that is nothing.
+// Memory-bound; each reads and writes its operands once. Codes of tiles are read one by one: as a
+// row of an embedding that is nothing.
 // Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
@@ -40,20 +40,36 @@ struct GatherCall {
   int32_t out_stride = 0;
 };
 
-// y[r][i] = sums[r][i] * row_scales[r] * col_scales[i] + bias[i], or y[r][i] += that; rounded once.
-struct FinishCall {
-  DType dtype = DType::kBf16;  // of y; or kF16, kF32
-  bool int32_sums = false;     // else f32
-  const void* sums = nullptr;  // [rows, cols]
-  int32_t sums_stride = 0;
+// What the GEMM made with one weight: sums[r][i] * row_scales[r] * col_scales[i].
+struct GemmSums {
+  const void* sums = nullptr;  // [rows, cols]; f32, or int32
+  int32_t stride = 0, cols = 0;
+  bool is_int32 = false;
   const float* row_scales = nullptr;  // [rows] and [cols], or null: both or none
   const float* col_scales = nullptr;
-  const float* bias = nullptr;  // [cols] or null
+};
+
+// y[r] = the sums of all parts side by side + bias, or y[r] += that; rounded once. With `gated`
+// there are two parts of as many columns, and y[r] is what LaunchGated (row_ops.h) makes of them,
+// each rounded before as well: the same bits. REQUIRES then neither bias nor accumulate.
+struct FinishCall {
+  static constexpr int32_t kMostParts = 3;  // q, k and v
+
+  DType dtype = DType::kBf16;  // of y; or kF16, kF32 (not gated)
+  GemmSums parts[kMostParts];
+  int32_t num_parts = 1;
+  bool gated = false;
+  const float* bias = nullptr;  // [all columns] or null
   bool accumulate = false;
-  int32_t rows = 0, cols = 0;
+  int32_t rows = 0;
   void* y = nullptr;
   int32_t y_stride = 0;
 };
+// Of y.
+constexpr int32_t FinishedCols(const FinishCall& call) {
+  if (call.gated || call.num_parts == 1) return call.parts[0].cols;
+  return call.parts[0].cols + call.parts[1].cols + (call.num_parts == 3 ? call.parts[2].cols : 0);
+}
 
 // Asynchronous. cudaErrorInvalidValue for what REQUIRES rules out, another dtype and empty calls;
 // else the launch's error.

@@ -16,6 +16,7 @@ constexpr const char* kEmulatorOnly[] = {
     "*AsksFor*", "*AskFor*", "Counters.*", "*FitsTheSmallestDevice*", "SamplingTest.OneLaunch*",
     "*ASmallWorkspace*", "DeviceTest.ADownloadThatDoesNotWait*", "StepGraphs.AReplayIsOneLaunch*",
     "StepGraphs.SeveralDraws*", "*DependentLaunchesFetch*",
+    "*ANormAndItsCodesAreOneLaunch*",
     // a fault that leaves the process usable
     "*PlantedFault*", "Emulator.KeepsAFault*", "DeviceTest.KeepsTheFirstFault*",
     "*AFaultOfAKernel*",

@@ -63,6 +63,12 @@ def test_launches_are_those_of_the_code():
         assert model.launches(kernels, model.LLAMA_8B, 1) == 32 * 12 + 3 + 2
 
 
+def test_launches_of_8_bit_activations_are_those_of_the_code():
+    # norm and codes, q, k, v, finish, rope, attention, codes, o, finish, norm and codes, gate, up, finish, codes, down,
+    # finish: 17 a layer (codes_linear.h); gather, norm and codes, head, finish; step
+    assert model.launches(model.FP8_W8A8, model.LLAMA_8B, 1) == 32 * 17 + 4 + 2
+
+
 def test_every_device_has_a_column_of_every_set():
     head = model.rate_table().splitlines()[0]
     assert all(f"{device.name}: {word} |" in head for device in model.DEVICES for word in model.SETS)

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "emulator/gpu.h"
 #include "half_rows.h"
 #include "kernels/cuda/pack_matrix.h"
+#include "kernels/cuda/row_ops.h"
 #include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble::cuda {
@@ -153,12 +155,10 @@ TEST(Rows, FinishAddsBiasAndWhatIsThereAndRoundsOnce) {
     const DeviceArray<float> device_sums(sums), device_bias(bias);
     const DeviceArray<uint16_t> y(before);
     const FinishCall call{.dtype = dtype,
-                          .sums = device_sums.data(),
-                          .sums_stride = kCols,
+                          .parts = {{.sums = device_sums.data(), .stride = kCols, .cols = kCols}},
                           .bias = device_bias.data(),
                           .accumulate = true,
                           .rows = kRows,
-                          .cols = kCols,
                           .y = y.data(),
                           .y_stride = kStride};
     ASSERT_EQ(LaunchFinish(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
@@ -172,6 +172,132 @@ TEST(Rows, FinishAddsBiasAndWhatIsThereAndRoundsOnce) {
       ASSERT_EQ(got[r * kStride + kCols], before[r * kStride + kCols]);
     }
   }
+}
+
+// Sums of a GEMM of codes with their scales, on the device.
+class ScaledSums {
+ public:
+  ScaledSums(int32_t rows, int32_t cols, bool is_int32, uint32_t seed)
+      : f32_(Numbers(static_cast<size_t>(rows) * cols, 1000, seed)),
+        row_scales_(Numbers(rows, 0.01f, seed + 1)),
+        col_scales_(Numbers(cols, 0.01f, seed + 2)) {
+    std::vector<int32_t> ints;
+    for (float& x : f32_) {
+      ints.push_back(static_cast<int32_t>(x));
+      if (is_int32) x = static_cast<float>(ints.back());
+    }
+    device_f32_.emplace(f32_);
+    device_int32_.emplace(ints);
+    device_row_scales_.emplace(row_scales_);
+    device_col_scales_.emplace(col_scales_);
+    part_.sums = is_int32 ? static_cast<const void*>(device_int32_->data()) : device_f32_->data();
+    part_.stride = part_.cols = cols;
+    part_.is_int32 = is_int32;
+    part_.row_scales = device_row_scales_->data();
+    part_.col_scales = device_col_scales_->data();
+  }
+  const GemmSums& part() const { return part_; }
+  float Value(int32_t r, int32_t c) const {
+    return f32_[r * part_.cols + c] * (row_scales_[r] * col_scales_[c]);
+  }
+
+ private:
+  static std::vector<float> Numbers(size_t n, float spread, uint32_t seed) {
+    std::vector<float> numbers;
+    for (const uint16_t half : RandomHalves(DType::kF16, n, seed))
+      numbers.push_back(spread * ToFloat(DType::kF16, half));
+    return numbers;
+  }
+  std::vector<float> f32_, row_scales_, col_scales_;
+  std::optional<DeviceArray<float>> device_f32_, device_row_scales_, device_col_scales_;
+  std::optional<DeviceArray<int32_t>> device_int32_;
+  GemmSums part_;
+};
+
+// Borders between parts within a warp and within a block of threads.
+TEST(Rows, FinishPutsThePartsSideBySide) {
+  constexpr int32_t kRows = 3, kCols = 144 + 16 + 80;
+  const ScaledSums q(kRows, 144, true, 1), k(kRows, 16, false, 5), v(kRows, 80, true, 9);
+  std::vector<float> bias(kCols);
+  for (size_t i = 0; i < bias.size(); ++i) bias[i] = std::cos(static_cast<float>(i));
+  const DeviceArray<float> device_bias(bias);
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const DeviceArray<uint16_t> y(std::vector<uint16_t>(kRows * kCols, 0x5555));
+    const FinishCall call{.dtype = dtype,
+                          .parts = {q.part(), k.part(), v.part()},
+                          .num_parts = 3,
+                          .bias = device_bias.data(),
+                          .rows = kRows,
+                          .y = y.data(),
+                          .y_stride = kCols};
+    ASSERT_EQ(LaunchFinish(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    const std::vector<uint16_t> got = y.Read();
+    for (int32_t i = 0; i < kRows * kCols; ++i) {
+      const int32_t r = i / kCols, c = i % kCols;
+      const float value =
+          c < 144 ? q.Value(r, c) : (c < 160 ? k.Value(r, c - 144) : v.Value(r, c - 160));
+      ASSERT_EQ(got[i], ToHalf(dtype, value + bias[c])) << r << ", " << c;
+    }
+  }
+}
+
+TEST(Rows, FinishGatesToTheBitsOfTwoLaunches) {
+  constexpr int32_t kRows = 3, kCols = 272;
+  const ScaledSums gate(kRows, kCols, false, 3), up(kRows, kCols, true, 7);
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const DeviceArray<uint16_t> both(2 * kRows * kCols), expected(kRows * kCols),
+        got(kRows * kCols);
+    FinishCall call{.dtype = dtype, .parts = {gate.part(), up.part()}, .num_parts = 2};
+    call.rows = kRows;
+    call.y = both.data();
+    call.y_stride = 2 * kCols;
+    ASSERT_EQ(LaunchFinish(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    const GatedCall gated{.dtype = dtype,
+                          .rows = kRows,
+                          .cols = kCols,
+                          .gate_up = both.data(),
+                          .gate_up_stride = 2 * kCols,
+                          .out = expected.data(),
+                          .out_stride = kCols};
+    ASSERT_EQ(LaunchGated(gated, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    call.gated = true;
+    call.y = got.data();
+    call.y_stride = kCols;
+    ASSERT_EQ(LaunchFinish(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
+    EXPECT_EQ(got.Read(), expected.Read());
+  }
+}
+
+TEST(Rows, FinishRefusesPartsThatDoNotFit) {
+  const DeviceArray<float> sums(std::vector<float>(16, 1));
+  const DeviceArray<uint16_t> y(16);
+  const GemmSums part{.sums = sums.data(), .stride = 8, .cols = 8};
+  const auto error = [&](auto change) {
+    FinishCall call{.parts = {part, part}, .num_parts = 2};
+    call.rows = 1;
+    call.y = y.data();
+    call.y_stride = 16;
+    change(call);
+    return LaunchFinish(call, nullptr);
+  };
+  EXPECT_EQ(error([](FinishCall&) {}), cudaSuccess) << TheGpu().TakeFault();
+  EXPECT_EQ(error([](FinishCall& c) { c.gated = true; }), cudaSuccess) << TheGpu().TakeFault();
+  EXPECT_EQ(error([](FinishCall& c) { c.num_parts = 0; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](FinishCall& c) { c.num_parts = 4; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](FinishCall& c) { c.num_parts = 3; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([](FinishCall& c) { c.rows = 0; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](FinishCall& c) { c.parts[1].row_scales = sums.data(); }),
+            cudaErrorInvalidValue);
+  const auto gated = [&](auto change) {
+    return error([&](FinishCall& c) {
+      c.gated = true;
+      change(c);
+    });
+  };
+  EXPECT_EQ(gated([](FinishCall& c) { c.accumulate = true; }), cudaErrorInvalidValue);
+  EXPECT_EQ(gated([](FinishCall& c) { c.dtype = DType::kF32; }), cudaErrorInvalidValue);
+  EXPECT_EQ(gated([](FinishCall& c) { c.parts[1].cols = 4; }), cudaErrorInvalidValue);
+  EXPECT_EQ(gated([&](FinishCall& c) { c.bias = sums.data(); }), cudaErrorInvalidValue);
 }
 
 TEST(Rows, RefusesCallsItWouldGetWrong) {

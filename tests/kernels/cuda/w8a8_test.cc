@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -171,6 +172,180 @@ TEST_P(W8A8Test, EqualsTheProductOfCodesAndGivesARowTheSameBitsInAnyBatch) {
 
 INSTANTIATE_TEST_SUITE_P(Each, W8A8Test, testing::ValuesIn(Cases()),
                          [](const auto& info) { return info.param.name; });
+
+// The weights of one linear, and what is fused with it.
+struct Call {
+  std::vector<quant::Matrix> weights;
+  bool norm = false, gated = false, bias = false;
+};
+
+class CallWorld {
+ public:
+  CallWorld(Backend& backend, const Call& call, DType dtype, int32_t rows)
+      : backend_(backend),
+        call_(call),
+        dtype_(dtype),
+        rows_(rows),
+        cols_(call.weights[0].cols),
+        x_(RandomHalves(dtype, static_cast<size_t>(rows) * call.weights[0].cols, 21)),
+        norm_(Wave(call.weights[0].cols)) {
+    for (const quant::Matrix& matrix : call.weights) {
+      packed_.push_back(backend.Pack(matrix).value());
+      weights_.push_back(packed_.back().get());
+      out_ += matrix.rows;
+    }
+    bias_.emplace(Wave(out_));
+  }
+
+  std::vector<uint16_t> AsOneOp() {
+    const int32_t cols = call_.gated ? out_ / 2 : out_;
+    const DeviceArray<uint16_t> y(static_cast<size_t>(rows_) * cols);
+    LinearParams params = Params(x_.data(), weights_, TensorOf(y.data(), cols));
+    if (call_.norm) params.norm_weight = norm_.data();
+    params.norm_epsilon = 1e-5f;
+    params.gated = call_.gated;
+    if (call_.bias) params.bias = bias_->data();
+    TheGpu().ResetCounts();
+    backend_.Linear(params);
+    Wait();
+    return y.Read();
+  }
+
+  // A norm, a linear for each weight, an activation.
+  std::vector<uint16_t> AsOpsOfTheirOwn() {
+    const DeviceArray<uint16_t> normed(x_.size()), both(static_cast<size_t>(rows_) * out_);
+    const DeviceArray<uint16_t> gated(static_cast<size_t>(rows_) * out_ / 2);
+    RmsNormParams norm;
+    norm.x = TensorOf(x_.data(), cols_);
+    norm.weight = norm_.data();
+    norm.epsilon = 1e-5f;
+    norm.out = TensorOf(normed.data(), cols_);
+    if (call_.norm) backend_.RmsNorm(norm);
+    int32_t first = 0;
+    for (const PackedMatrix* const& weight : weights_) {
+      Tensor y = TensorOf(both.data() + first, weight->rows());
+      y.stride = out_;
+      LinearParams params =
+          Params(call_.norm ? normed.data() : x_.data(), absl::MakeConstSpan(&weight, 1), y);
+      if (call_.bias) params.bias = bias_->data() + first;
+      backend_.Linear(params);
+      first += weight->rows();
+    }
+    GatedActivationParams activation;
+    activation.gate_up = TensorOf(both.data(), out_);
+    activation.out = TensorOf(gated.data(), out_ / 2);
+    if (call_.gated) backend_.GatedActivation(activation);
+    Wait();
+    return call_.gated ? gated.Read() : both.Read();
+  }
+
+ private:
+  static std::vector<float> Wave(int32_t n) {
+    std::vector<float> values(n);
+    for (int32_t i = 0; i < n; ++i) values[i] = 1 + 0.5f * std::sin(static_cast<float>(i));
+    return values;
+  }
+  Tensor TensorOf(uint16_t* data, int32_t cols) const {
+    Tensor tensor;
+    tensor.data = data;
+    tensor.rows = rows_;
+    tensor.cols = tensor.stride = cols;
+    tensor.dtype = dtype_;
+    return tensor;
+  }
+  LinearParams Params(uint16_t* x, absl::Span<const PackedMatrix* const> weights,
+                      const Tensor& y) const {
+    LinearParams params;
+    params.x = TensorOf(x, cols_);
+    params.weights = weights;
+    params.y = y;
+    return params;
+  }
+  void Wait() {
+    const absl::Status done = backend_.Synchronize();
+    EXPECT_TRUE(done.ok()) << done << TheGpu().TakeFault();
+  }
+
+  Backend& backend_;
+  const Call& call_;
+  const DType dtype_;
+  const int32_t rows_, cols_;
+  int32_t out_ = 0;
+  const DeviceArray<uint16_t> x_;
+  const DeviceArray<float> norm_;
+  std::optional<DeviceArray<float>> bias_;
+  std::vector<std::unique_ptr<PackedMatrix>> packed_;
+  std::vector<const PackedMatrix*> weights_;
+};
+
+// q, k and v of a kind of codes, and gate and up.
+std::vector<Call> CallsOf(const RandomSpec& spec) {
+  RandomSpec large = spec, small = spec;
+  small.rows = 16;
+  if (spec.row_group == spec.rows) small.row_group = small.rows;  // a scale for all
+  const auto matrix = [](const RandomSpec& of, uint32_t seed) {
+    return quant::RandomMatrix(of, seed);
+  };
+  Call qkv{.weights = {matrix(large, 1), matrix(small, 2), matrix(small, 3)}};
+  qkv.norm = qkv.bias = true;
+  Call gate_up{.weights = {matrix(large, 4), matrix(large, 5)}};
+  gate_up.norm = gate_up.gated = true;
+  return {qkv, gate_up};
+}
+
+TEST_P(W8A8Test, FusedLaunchesGiveTheBitsOfOpsOfTheirOwn) {
+  const Capability hopper(9, 0);
+  for (const Call& call : CallsOf(GetParam().spec)) {
+    for (const DType dtype : {DType::kBf16, DType::kF16}) {
+      const auto backend = MakeBackend(dtype);
+      CallWorld world(*backend, call, dtype, 67);  // the second pass of rows ends within a four
+      EXPECT_EQ(world.AsOneOp(), world.AsOpsOfTheirOwn()) << (call.gated ? "gate, up" : "q, k, v");
+    }
+  }
+}
+
+// What a layer launches beside its GEMMs, which the emulator does not count.
+TEST_P(W8A8Test, ANormAndItsCodesAreOneLaunchAndAllProductsAreFinishedByOne) {
+  const Capability hopper(9, 0);
+  const auto backend = MakeBackend();
+  for (const Call& call : CallsOf(GetParam().spec)) {
+    CallWorld world(*backend, call, DType::kF16, 3);
+    world.AsOneOp();
+    EXPECT_EQ(TheGpu().counts().launches, 2u) << (call.gated ? "gate, up" : "q, k, v");
+  }
+}
+
+// Weights in tiles read 16-bit rows, and each other kind of codes is made of those.
+TEST(W8A8, MixedWeightsOfACallEachGetTheirRows) {
+  const Capability hopper(9, 0);
+  const std::vector<Case> cases = Cases();
+  Call call{.weights = {quant::RandomMatrix(cases[0].spec, 1),
+                        quant::RandomMatrix({.rows = 40, .cols = 256}, 2),
+                        quant::RandomMatrix(cases[2].spec, 3)}};
+  call.norm = call.bias = true;
+  const auto backend = MakeBackend();
+  CallWorld world(*backend, call, DType::kF16, 67);
+  EXPECT_EQ(world.AsOneOp(), world.AsOpsOfTheirOwn());
+}
+
+// Products of three weights that the workspace holds one by one only: more launches, the same bits.
+TEST(W8A8, ASmallWorkspaceFinishesOneProductAtATime) {
+  const Capability hopper(9, 0);
+  const RandomSpec spec{.format = Format::kInt8, .rows = 2048, .cols = 16, .group = 16};
+  Call call{.weights = {quant::RandomMatrix(spec, 1), quant::RandomMatrix(spec, 2),
+                        quant::RandomMatrix(spec, 3)}};
+  call.norm = call.bias = true;
+  const auto large = MakeBackend();
+  CudaOptions options;
+  options.quantize_activations = true;
+  options.workspace_bytes = 1152 << 10;
+  const auto small = CreateCudaBackend(options).value();
+  CallWorld one(*large, call, DType::kF16, 3), each(*small, call, DType::kF16, 3);
+  const std::vector<uint16_t> expected = one.AsOneOp();
+  EXPECT_EQ(TheGpu().counts().launches, 2u);
+  EXPECT_EQ(each.AsOneOp(), expected);
+  EXPECT_EQ(TheGpu().counts().launches, 4u);
+}
 
 // Where a device lacks the units, the same weight is dequantized in registers: chosen when it is
 // packed.
