@@ -1,6 +1,8 @@
 // Rows of a stored matrix as 16-bit floats.
 #include <cstdint>
 
+#include "kernels/cuda/code_values.cuh"
+#include "kernels/cuda/dequantize_tiles.h"
 #include "kernels/cuda/half_type.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rows.h"
@@ -9,22 +11,6 @@ namespace nibble::cuda {
 namespace {
 
 constexpr int kThreads = 128, kLaneCols = 8;  // a lane's columns: 16 bytes of the result
-
-// An 8-bit code's value, before its scale; int8 as code + 128.
-__device__ __forceinline__ float OfByte(TiledCodes codes, uint32_t code) {
-  if (codes == TiledCodes::kInt8) return static_cast<float>(static_cast<int>(code) - 128);
-  if (codes == TiledCodes::kE5m2) return F16::ToFloat(static_cast<uint16_t>(code << 8));
-  // The exponent's bias of an f16 is 8 larger.
-  return 256.0f * F16::ToFloat(static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7F) << 7));
-}
-
-// One code's value, before its scale.
-__device__ __forceinline__ float OfCode(const TiledLayout& layout, uint32_t code) {
-  if (layout.codes == TiledCodes::kInt4)
-    return static_cast<float>(static_cast<int>(code) - layout.zero);
-  if (layout.codes == TiledCodes::kLut4) return layout.table[code];
-  return OfByte(layout.codes, code);
-}
 
 __device__ __forceinline__ uint32_t CodeOf(const TiledLayout& layout, const uint8_t* tile,
                                            int32_t row, int32_t col) {
@@ -40,7 +26,8 @@ __device__ __forceinline__ float OfTile(const StoredMatrix& m, int32_t row, int3
   const int32_t tile_row = row % kTileRows, tile_col = col % tile_cols;
   const int64_t tile = static_cast<int64_t>(row / kTileRows) * ColTiles(layout) + col / tile_cols;
   const uint8_t* bytes = m.bytes + tile * TileBytes(layout);
-  const float code = OfCode(layout, CodeOf(layout, bytes, tile_row, tile_col));
+  const float code =
+      OfCode(layout.codes, layout.zero, layout.table, CodeOf(layout, bytes, tile_row, tile_col));
   const uint8_t* scales = bytes + kTileCodeBytes;
   if (layout.scales == TiledScales::kRow)
     return reinterpret_cast<const float*>(m.bytes + RowScalesAt(layout))[row] * code;
@@ -52,7 +39,7 @@ __device__ __forceinline__ float OfTile(const StoredMatrix& m, int32_t row, int3
                : F16::ToFloat(reinterpret_cast<const uint16_t*>(values)[index]);
   };
   const float offset = layout.offsets ? value(scales + TileScaleBytes(layout)) : 0.0f;
-  return value(scales) * code + offset;
+  return ptx::Multiply(value(scales), code) + offset;  // rounded twice, as on the CPU
 }
 
 // The 8 codes from `at` on, whose scale is one.
@@ -158,6 +145,7 @@ cudaError_t LaunchDequantize(const DequantizeCall& call, cudaStream_t stream) {
                           call.out_stride % kLaneCols == 0;
   const bool known = call.dtype == DType::kBf16 || call.dtype == DType::kF16;
   if (!is_whole || !is_aligned || !known) return cudaErrorInvalidValue;
+  if (IsSlabOfTiles(call)) return LaunchDequantizeTiles(call, stream);
   const int32_t runs = (m.cols + kThreads * kLaneCols - 1) / (kThreads * kLaneCols);
   const dim3 grid(static_cast<uint32_t>(call.rows), static_cast<uint32_t>(runs));
   return Launch(call.dtype == DType::kBf16 ? KernelFor<Bf16>(m.storage) : KernelFor<F16>(m.storage),

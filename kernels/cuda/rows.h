@@ -3,7 +3,7 @@
 // its neighbours.
 //
 // Memory-bound; each reads and writes its operands once. Codes of tiles are read one by one: as a
-// row of an embedding that is nothing.
+// row of an embedding that is nothing. Slabs of whole tiles go through dequantize_tiles.h.
 // Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
