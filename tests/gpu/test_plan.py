@@ -56,7 +56,11 @@ def test_int4s_rates_come_before_torch_and_fp8s_after():
 def test_the_sanitizer_takes_small_shapes_of_kernels_and_not_the_whole_road():
     stages = plan.sanitizer_stages(CHOICES, PROGRAMS)
     assert [stage.name for stage in stages] == ["memcheck gpu_rope_test", "racecheck gpu_rope_test"]
-    assert all(f"--gtest_filter={plan.SANITIZED}" in stage.command for stage in stages)
+    assert all(f"--gtest_filter={plan.SANITIZED['gpu_rope_test']}" in stage.command for stage in stages)
+
+
+def test_a_program_that_the_plan_does_not_know_is_sanitized_as_a_whole():
+    assert "--gtest_filter=*" in plan.sanitizer_stages(CHOICES, ["gpu_new_test"])[0].command
 
 
 def test_a_rehearsal_is_small_and_on_the_cpu():
