@@ -84,6 +84,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ModelFlags& flags) 
   cuda.ordinal = device.ordinal;
   cuda.quantize_activations = flags.cuda_w8a8;
   cuda.dependent_launches = flags.cuda_dependent_launches;
+  cuda.wide_rows = flags.cuda_wide_rows;
   if (flags.runner.kv_cache_type == DType::kBf16) cuda.activations = DType::kBf16;
   return CreateCudaBackend(cuda);
 }

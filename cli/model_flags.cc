@@ -69,6 +69,7 @@ absl::Status Validate(const ModelFlags& model) {
   if (model.cuda_dependent_launches && on_cpu) {
     return lost("--cuda-dependent-launches", device, "--device cuda:N");
   }
+  if (model.cuda_wide_rows && on_cpu) return lost("--cuda-wide-rows", device, "--device cuda:N");
   if (!model.share_weights) return absl::OkStatus();
   if (on_gpu) return lost("--share-weights", device, "--device cpu");
   if (model.packed_cache == "off" || model.packed_cache.empty()) {
@@ -117,6 +118,10 @@ void AddDeviceFlag(Flags& flags, ModelFlags& model) {
   flags.Add("--cuda-dependent-launches", model.cuda_dependent_launches,
             "On devices of compute capability 9.0: kernels of 4-bit weights start before the "
             "kernels before them end, to fetch their first weights");
+  flags.Add("--cuda-wide-rows", model.cuda_wide_rows,
+            "With --device cuda: multiply the rows of steps of more than 64 tokens all at once, by "
+            "weights dequantized for it, and not 64 at a time. An answer may then differ in its "
+            "last bits, and so in its words, with what else is in the batch");
 }
 
 void AddDeviceFlags(Flags& flags, ModelFlags& model) {

@@ -21,6 +21,7 @@ struct ModelFlags {
   bool cuda_w8a8 = false;
   CpuOptions cpu;
   bool cuda_dependent_launches = false;
+  bool cuda_wide_rows = false;
   RunnerOptions runner;
   int64_t kv_cache_mib = 256;
   std::string packed_cache = "off";  // or "auto", a file, a directory
@@ -61,7 +62,7 @@ absl::Status Validate(const ModelFlags& model);
 absl::Status CheckModelGiven(const std::string& path);
 
 void AddModelFlag(Flags& flags, ModelFlags& model);  // --model
-// --device, --cuda-w8a8, --cuda-dependent-launches
+// --device, --cuda-w8a8, --cuda-dependent-launches, --cuda-wide-rows
 void AddDeviceFlag(Flags& flags, ModelFlags& model);
 // Those, --threads, --packed-cache, --share-weights, --numa and those of AddArithmeticFlags
 void AddDeviceFlags(Flags& flags, ModelFlags& model);

@@ -215,6 +215,10 @@ struct CudaOptions {
   // Kernels of 4-bit weights start before the kernels before them end, to fetch their first weights (programmatic
   // dependent launch, compute capability 9.0; nothing on others). Off until a GPU has shown that it is right and pays.
   bool dependent_launches = false;
+  // Linears of more than 64 rows dequantize their weights to 16 bits, a slab at a time, and multiply as many rows at
+  // once as the workspace holds. Gives up what ops.h says of batches: a row's last bits then depend on how many rows
+  // are beside it.
+  bool wide_rows = false;
 };
 
 // OK when CreateCudaBackend would find a device to use. FAILED_PRECONDITION says why not: this program was built

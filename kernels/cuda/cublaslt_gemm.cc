@@ -202,12 +202,12 @@ class CublasLtGemm : public Gemm {
     const Product product = ProductOf(call);
     Problem problem(api_, product, call.rows);
     const float one = 1, zero = 0;
-    return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
+    return Multiply(product, problem, call.rows, &one, &zero, call.w, call.x, call.y, stream);
   }
 
   bool Multiplies(const CodesShape& shape) override {
     return HasUnitsFor(shape.kind, major_, minor_) && HasWholeTiles(shape) &&
-           AlgorithmFor(ProductOf(shape)) != nullptr;
+           AlgorithmFor(ProductOf(shape), kGemmRows) != nullptr;
   }
 
   cudaError_t RunCodes(const CodesCall& call, cudaStream_t stream) override {
@@ -216,17 +216,19 @@ class CublasLtGemm : public Gemm {
     problem.ok = problem.ok && (!product.blocks || problem.SetScales(call.w_scales, call.x_scales));
     if (product.scale == CUDA_R_32I) {
       const int32_t one = 1, zero = 0;
-      return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
+      return Multiply(product, problem, call.rows, &one, &zero, call.w, call.x, call.y, stream);
     }
     const float one = 1, zero = 0;
-    return Multiply(product, problem, &one, &zero, call.w, call.x, call.y, stream);
+    return Multiply(product, problem, call.rows, &one, &zero, call.w, call.x, call.y, stream);
   }
 
  private:
-  cudaError_t Multiply(const Product& product, const Problem& problem, const void* one,
-                       const void* zero, const void* w, const void* x, void* y,
+  cudaError_t Multiply(const Product& product, const Problem& problem, int32_t rows,
+                       const void* one, const void* zero, const void* w, const void* x, void* y,
                        cudaStream_t stream) {
-    const Algorithm* algorithm = AlgorithmFor(product);
+    const Algorithm* algorithm = AlgorithmFor(product, AlgorithmRows(rows));
+    // What it knows nothing for, it does as it does few rows.
+    if (algorithm == nullptr && rows > kGemmRows) algorithm = AlgorithmFor(product, kGemmRows);
     if (algorithm == nullptr || !problem.ok) return cudaErrorNotSupported;
     const Status status =
         api_.multiply(handle_, problem.operation, one, w, problem.w, x, problem.x, zero, y,
@@ -234,12 +236,13 @@ class CublasLtGemm : public Gemm {
     return status == kSuccess ? cudaSuccess : cudaErrorUnknown;
   }
 
-  // For kGemmRows rows; null when cuBLASLt knows none.
-  const Algorithm* AlgorithmFor(const Product& product) {
+  // Chosen for that many rows; null when cuBLASLt knows none.
+  const Algorithm* AlgorithmFor(const Product& product, int32_t rows) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto known = algorithms_.find(product.AsTuple());
+    const auto key = std::make_pair(product.AsTuple(), rows);
+    const auto known = algorithms_.find(key);
     if (known != algorithms_.end()) return &known->second;
-    Problem problem(api_, product, kGemmRows);
+    Problem problem(api_, product, rows);
     Preference preference = nullptr;
     if (!problem.ok || !HasScales(problem, product) ||
         api_.preference_create(&preference) != kSuccess) {
@@ -252,7 +255,7 @@ class CublasLtGemm : public Gemm {
                                 problem.y, preference, 1, &found, &num_found) == kSuccess &&
                     num_found == 1 && found.state == kSuccess;
     api_.preference_destroy(preference);
-    return ok ? &algorithms_.emplace(product.AsTuple(), found.algorithm).first->second : nullptr;
+    return ok ? &algorithms_.emplace(key, found.algorithm).first->second : nullptr;
   }
 
   // cuBLASLt chooses for scales of blocks only where it is told where they lie.
@@ -276,7 +279,8 @@ class CublasLtGemm : public Gemm {
   const int32_t major_, minor_;  // compute capability
   std::mutex mutex_;
   void* some_scale_ = nullptr;  // guarded; on the device, read by nobody
-  std::map<decltype(std::declval<Product>().AsTuple()), Algorithm> algorithms_;  // guarded
+  using Key = std::pair<decltype(std::declval<Product>().AsTuple()), int32_t>;  // and rows
+  std::map<Key, Algorithm> algorithms_;                                         // guarded
 };
 
 struct Library {

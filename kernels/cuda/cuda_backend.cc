@@ -29,6 +29,9 @@ using cuda::StoredMatrix;
 
 constexpr uint32_t kLayoutVersion = 2;
 constexpr int32_t kMaxHostThreads = 16;  // that pack while a model loads
+constexpr char kWideRows[] =
+    ", more than 64 rows through the GEMM at once (an answer's last bits may depend on its batch)";
+static_assert(cuda::kPassRows == 64);
 
 class CudaBackend : public Backend {
  public:
@@ -67,7 +70,8 @@ class CudaBackend : public Backend {
                             ", ", found.multiprocessors, " multiprocessors, ", gemm_->name(), ", ",
                             options_.activations == DType::kBf16 ? "bf16" : "f16", " activations",
                             QuantizedFor(found),
-                            device_->dependent_launches() ? ", dependent launches" : "");
+                            device_->dependent_launches() ? ", dependent launches" : "",
+                            options_.wide_rows ? kWideRows : "");
     info.num_threads = static_cast<int32_t>(
         std::clamp<unsigned>(std::thread::hardware_concurrency(), 1, kMaxHostThreads));
     info.memory_bytes = found.memory_bytes;
@@ -160,7 +164,7 @@ class CudaBackend : public Backend {
   void Embed(const EmbedParams& params) override { cuda::RunEmbed(*device_, params); }
   void RmsNorm(const RmsNormParams& params) override { cuda::RunRmsNorm(*device_, params); }
   void Linear(const LinearParams& params) override {
-    cuda::RunLinear(*device_, *gemm_, workspace_, params);
+    cuda::RunLinear(*device_, *gemm_, workspace_, params, options_.wide_rows);
   }
   void RopeStoreKv(const RopeStoreKvParams& params) override {
     cuda::RunRopeStoreKv(*device_, params);

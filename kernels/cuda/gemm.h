@@ -10,8 +10,9 @@
 // takes it so).
 //
 // Batch invariance: for each shape of W one algorithm is chosen, for kGemmRows rows of x and
-// without splitting K, and taken for every number of rows: a row of y then sums in the order of
-// that algorithm alone. An H200 with cuBLASLt 13.1 kept to this in every shape of the tests.
+// without splitting K, and taken for every number of rows up to that: a row of y then sums in the
+// order of that algorithm alone. An H200 with cuBLASLt 13.1 kept to this in every shape of the
+// tests. More rows have algorithms of their own (AlgorithmRows), and sums in orders of their own.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,7 +27,15 @@
 
 namespace nibble::cuda {
 
-inline constexpr int32_t kGemmRows = 64;  // of x, at most
+inline constexpr int32_t kGemmRows = 64;        // of x, for which one algorithm is taken
+inline constexpr int32_t kMostGemmRows = 2048;  // of x, at most
+
+// The number of rows that an algorithm is chosen for: kGemmRows, or the next power of two.
+constexpr int32_t AlgorithmRows(int32_t rows) {
+  int32_t chosen_for = kGemmRows;
+  while (chosen_for < rows) chosen_for *= 2;
+  return chosen_for;
+}
 
 struct GemmCall {
   DType dtype = DType::kBf16;  // of x and w; or kF16
@@ -35,7 +44,7 @@ struct GemmCall {
   const void* w = nullptr;  // [out, cols], without gaps, 16-byte aligned
   float* y = nullptr;  // [rows, out], overwritten, rows y_stride elements apart, 16-byte aligned
   int32_t y_stride = 0;
-  int32_t rows = 0, cols = 0, out = 0;  // cols a multiple of 8; 1 <= rows <= kGemmRows
+  int32_t rows = 0, cols = 0, out = 0;  // cols a multiple of 8; 1 <= rows <= kMostGemmRows
 };
 
 struct CodesCall {
@@ -45,14 +54,14 @@ struct CodesCall {
   const float* x_scales = nullptr;  // of blocks: [cols / 128, rows], 16-byte aligned
   const float* w_scales = nullptr;  // of blocks: [BlocksOf(out), BlockScaleStride(cols)]
   void* y = nullptr;                // [rows, out] without gaps, int32 for int8, else f32
-  int32_t rows = 0;                 // 1 .. kGemmRows; a multiple of 4 for blocks (RowsFor)
+  int32_t rows = 0;                 // 1 .. kMostGemmRows; a multiple of 4 for blocks (RowsFor)
 };
 
 class Gemm {
  public:
   virtual ~Gemm() = default;
   // Asynchronous; f32 accumulators. May choose an algorithm, on the host, the first time it meets a
-  // shape of W.
+  // shape of W with so many rows (AlgorithmRows).
   virtual cudaError_t Run(const GemmCall& call, cudaStream_t stream) = 0;
   // Whether RunCodes can multiply with a W of that shape on this device: its units, and an
   // algorithm. Asked at load, from any thread whose current device it is; the algorithm is kept.

@@ -12,16 +12,16 @@
 namespace nibble::cuda {
 namespace {
 
-constexpr int32_t kPassRows = kGemmRows;
 // Of a weight of floats, converted at once: 32 MiB. Few enough that the slab stays in the L2 cache
 // of no device, many enough that a GEMM fills one. Slabs begin at multiples of 64 rows, so that
-// what a GEMM writes stays aligned.
+// what a GEMM writes stays aligned; those of tiles with a tile.
 constexpr int32_t kSlabElements = 16 << 20;
 constexpr int32_t kSlabRowUnit = 64, kMostSlabRows = 32768;
 
 int32_t SlabRows(const StoredMatrix& weight) {
-  const int32_t whole = kSlabElements / weight.cols / kSlabRowUnit * kSlabRowUnit;
-  const int32_t rows = std::clamp(whole, kSlabRowUnit, kMostSlabRows);
+  const int32_t unit = weight.storage == Storage::kTiled ? kTileRows : kSlabRowUnit;
+  const int32_t whole = kSlabElements / weight.cols / unit * unit;
+  const int32_t rows = std::clamp(whole, unit, kMostSlabRows);
   return std::min(weight.rows, rows);
 }
 
@@ -47,15 +47,17 @@ struct Target {
   bool accumulate = false;
 };
 
-// One pass: at most kPassRows rows of x through all weights of a call.
+// One pass: at most `most_rows` rows of x through all weights of a call; wide where those are more
+// than kPassRows.
 class Pass {
  public:
-  Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x)
+  Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x, int32_t most_rows)
       : device_(device),
         gemm_(gemm),
         workspace_(workspace),
         x_(x),
-        codes_(device, gemm, workspace, kPassRows) {}
+        most_rows_(most_rows),
+        codes_(device, gemm, workspace, most_rows) {}
 
   void Run(const LinearParams& params, const Tensor& y) {
     workspace_.Reset();
@@ -63,7 +65,7 @@ class Pass {
     int64_t counters = 0, results = 0;
     for (const PackedMatrix* weight : params.weights) {
       const StoredMatrix& stored = static_cast<const CudaMatrix*>(weight)->stored();
-      if (!IsTiled(stored)) continue;
+      if (!HasTiledProduct(stored)) continue;
       const int64_t counter_bytes = TiledCounterBytes(stored.tiled, kPassRows);
       counters = std::max(counters, counter_bytes);
       results = std::max(results, TiledWorkspaceBytes(stored.tiled, kPassRows) - counter_bytes);
@@ -83,7 +85,9 @@ class Pass {
   }
 
  private:
-  static bool IsTiled(const StoredMatrix& weight) { return weight.storage == Storage::kTiled; }
+  bool HasTiledProduct(const StoredMatrix& weight) const {
+    return weight.storage == Storage::kTiled && most_rows_ <= kPassRows;
+  }
 
   void Normalize(const LinearParams& params) {
     RmsNormCall norm;
@@ -94,7 +98,7 @@ class Pass {
     norm.x_stride = x_.stride;
     norm.weight = params.norm_weight;
     norm.epsilon = params.norm_epsilon;
-    norm.out = workspace_.Take(int64_t{kPassRows} * x_.cols * 2);
+    norm.out = workspace_.Take(int64_t{most_rows_} * x_.cols * 2);
     norm.out_stride = x_.cols;
     codes_.Normalize(norm, params.weights);
     x_.data = norm.out;
@@ -117,7 +121,7 @@ class Pass {
     NIBBLE_CHECK(params.weights.size() == 2 && params.bias == nullptr && !params.accumulate);
     const int32_t cols = params.weights[0]->rows();
     Tensor both = y;
-    both.data = workspace_.Take(int64_t{kPassRows} * 2 * cols * 2);
+    both.data = workspace_.Take(int64_t{most_rows_} * 2 * cols * 2);
     both.cols = both.stride = 2 * cols;
     Concatenated(params, both);
     GatedCall gated;
@@ -133,7 +137,7 @@ class Pass {
 
   void Multiply(const StoredMatrix& weight, const Target& to) {
     const Workspace before = workspace_;  // what one weight takes, the next may have
-    if (IsTiled(weight)) {
+    if (HasTiledProduct(weight)) {
       MultiplyTiles(weight, to);
     } else if (weight.storage == Storage::kCodes) {
       codes_.Multiply(weight, to.y, to.bias, to.accumulate);
@@ -171,12 +175,11 @@ class Pass {
   void MultiplySlabs(const StoredMatrix& weight, const Target& to) {
     const bool as_is =
         weight.storage == (x_.dtype == DType::kBf16 ? Storage::kBf16 : Storage::kF16);
-    const bool direct = to.y.dtype == DType::kF32;  // logits
-    NIBBLE_CHECK(!direct || (to.bias == nullptr && !to.accumulate));
+    const bool direct = to.y.dtype == DType::kF32 && to.bias == nullptr && !to.accumulate;
     void* slab = as_is ? nullptr : workspace_.Take(int64_t{SlabRows(weight)} * weight.cols * 2);
     float* sums =
         direct ? nullptr
-               : static_cast<float*>(workspace_.Take(int64_t{kPassRows} * SlabRows(weight) * 4));
+               : static_cast<float*>(workspace_.Take(int64_t{most_rows_} * SlabRows(weight) * 4));
     for (int32_t first = 0; first < weight.rows; first += SlabRows(weight)) {
       const int32_t count = std::min(SlabRows(weight), weight.rows - first);
       GemmCall call;
@@ -226,6 +229,7 @@ class Pass {
   Workspace& workspace_;
   Tensor x_;
   uint8_t* tiled_results_ = nullptr;  // counters lie before them
+  const int32_t most_rows_;
   CodesLinear codes_;
 };
 
@@ -255,11 +259,39 @@ absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes) {
                                                    workspace_bytes, " were planned"));
 }
 
-void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params) {
-  for (int32_t first = 0; first < params.x.rows; first += kPassRows) {
-    const int32_t count = std::min(kPassRows, params.x.rows - first);
-    Pass(device, gemm, workspace, RowsOf(params.x, first, count))
+int32_t WidePassRows(const LinearParams& params, int64_t workspace_bytes) {
+  constexpr int64_t kTakes = 16;  // at most, each rounded up
+  int64_t slab = 0, product = 0;  // of one weight at a time
+  int64_t codes = 0;              // of all of them: x as codes, and products
+  int64_t out = 0;
+  for (const PackedMatrix* weight : params.weights) {
+    const StoredMatrix& stored = static_cast<const CudaMatrix*>(weight)->stored();
+    out += stored.rows;
+    if (stored.storage == Storage::kCodes) {
+      codes += stored.cols + BlocksOf(stored.cols) * 4 + int64_t{stored.rows} * 4;
+    } else {
+      slab = std::max(slab, int64_t{SlabRows(stored)} * stored.cols * 2);
+      product = std::max(product, int64_t{SlabRows(stored)} * 4);
+    }
+  }
+  int64_t of_row = codes + product;
+  if (params.norm_weight != nullptr) of_row += int64_t{params.x.cols} * 2;
+  if (params.gated) of_row += out * 2;
+  const int64_t fixed = Workspace::kCounterBytes + kTakes * Workspace::kAlignment + slab;
+  const int64_t rows = (workspace_bytes - fixed) / of_row / kPassRows * kPassRows;
+  return static_cast<int32_t>(std::clamp<int64_t>(rows, kPassRows, kMostGemmRows));
+}
+
+void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params,
+               bool wide_rows) {
+  const int32_t wide = wide_rows ? WidePassRows(params, workspace.size_bytes()) : kPassRows;
+  for (int32_t first = 0; first < params.x.rows;) {
+    const int32_t left = params.x.rows - first;
+    const int32_t most = left > kPassRows ? wide : kPassRows;
+    const int32_t count = std::min(most, left);
+    Pass(device, gemm, workspace, RowsOf(params.x, first, count), most)
         .Run(params, RowsOf(params.y, first, count));
+    first += count;
   }
 }
 

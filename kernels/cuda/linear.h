@@ -7,6 +7,11 @@
 //               before it, a slab of rows at a time, in the workspace
 //
 // A row's result is the same bits in any pass, so batches of any size agree.
+//
+// Unless that is given up (`wide_rows`): then a call with more than kPassRows rows multiplies as
+// many as the workspace holds at once, all weights but kCodes as slabs of 16-bit rows, through the
+// GEMM. Weights are dequantized, and read, once for all those rows. A row's sums then have another
+// order, and its weights one rounding more (of a scale times a code), than alone.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +24,8 @@
 #include "kernels/ops.h"
 
 namespace nibble::cuda {
+
+inline constexpr int32_t kPassRows = kGemmRows;
 
 // A weight of this backend: what PackedMatrix pointers of its ops point to.
 class CudaMatrix : public PackedMatrix {
@@ -37,7 +44,12 @@ class CudaMatrix : public PackedMatrix {
 // size; at load, so that no step can meet it.
 absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes);
 
+// Rows that a call with wide rows multiplies at once: a multiple of kPassRows, at most
+// kMostGemmRows; kPassRows where the workspace has no room for more, and the call runs as ever.
+int32_t WidePassRows(const LinearParams& params, int64_t workspace_bytes);
+
 // Asynchronous; errors are kept by the device under "linear".
-void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params);
+void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params,
+               bool wide_rows);
 
 }  // namespace nibble::cuda

@@ -126,6 +126,7 @@ TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
       all({"generate", "--prompt", "a"}, here, {"--share-weights", "--echo"}),
       all({"serve"}, here, {"--cuda-w8a8", "--no-reflection"}),
       all({"serve"}, here, {"--cuda-dependent-launches", "--no-reflection"}),
+      all({"serve"}, here, {"--cuda-wide-rows", "--no-reflection"}),
       all({"bench"}, here, {"--cuda-w8a8", "--no-roofline"}),
       all({"generate", "--prompt", "a"}, there, {"--max-context", "128"}),
       all({"generate", "--prompt", "a"}, there, {"--threads", "2"}),

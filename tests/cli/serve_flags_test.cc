@@ -55,14 +55,16 @@ TEST(ServeFlagsTest, SwitchesTurnThingsOff) {
 TEST(ServeFlagsTest, DurationsAndChoicesAreRead) {
   const ServeFlags serve =
       Parsed({"--drain-timeout", "500ms", "--cpu-isa", "avx2", "--cpu-activations", "f32",
-              "--log-level", "error", "--kv-cache-type", "fp8", "--cuda-w8a8"});
+              "--log-level", "error", "--kv-cache-type", "fp8", "--cuda-w8a8", "--cuda-wide-rows"});
   EXPECT_EQ(RunnerOptionsOf(serve).kv_cache_type, DType::kF8E4M3);
   EXPECT_EQ(serve.server.drain_timeout, std::chrono::milliseconds(500));
   EXPECT_EQ(serve.model.cpu.isa, CpuIsa::kAvx2);
   EXPECT_EQ(serve.model.cpu.activations, CpuActivations::kF32);
   EXPECT_EQ(serve.log_level, LogLevel::kError);
   EXPECT_TRUE(serve.model.cuda_w8a8);
+  EXPECT_TRUE(serve.model.cuda_wide_rows);
   EXPECT_FALSE(Parsed({}).model.cuda_w8a8);
+  EXPECT_FALSE(Parsed({}).model.cuda_wide_rows);
 }
 
 // The engine ends the sequence, the server the call.

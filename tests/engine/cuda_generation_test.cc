@@ -34,9 +34,11 @@ Device Cpu(DType kv_cache_type) {
   return {CreateCpuBackend(options).value(), kv_cache_type};
 }
 
-Device EmulatedCuda(DType activations, DType kv_cache_type, bool graphs = true) {
+Device EmulatedCuda(DType activations, DType kv_cache_type, bool graphs = true,
+                    bool wide_rows = false) {
   CudaOptions options;
   options.activations = activations;
+  options.wide_rows = wide_rows;
   options.workspace_bytes = int64_t{16} << 20;
   options.graphs = graphs;
   return {CreateCudaBackend(options).value(), kv_cache_type};
@@ -157,6 +159,31 @@ TEST_P(CudaGenerationTest, WritesWhatTheCpuWrites) {
 
 INSTANTIATE_TEST_SUITE_P(EachMix, CudaGenerationTest,
                          testing::Values("q4_0", "q4_1", "q4_k_m", "q8_0", "iq4_nl", "f16"),
+                         [](const auto& info) { return info.param; });
+
+// A prompt of more rows than a pass takes, which are multiplied at once.
+class CudaWideRowsTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(CudaWideRowsTest, WritesWhatTheCpuWritesAfterALongPrompt) {
+  const std::string prompt =
+      "In the beginning there was a person who enjoys learning the details of programming systems "
+      "and how to stretch their capabilities, as opposed to most users who prefer to learn only "
+      "the minimum that is necessary for what they were asked to do, and one who";
+  const QuantizedFile file(GetParam());
+  const auto tokenizer = ModelFile::Open(file.path()).value()->LoadTokenizer().value();
+  ASSERT_GT(tokenizer->Encode(prompt, {}).value().size(), 64u);
+  Served cpu(file.path(), Cpu(DType::kF16), /*max_batch_tokens=*/128);
+  Served wide(file.path(), EmulatedCuda(DType::kF16, DType::kF16, /*graphs=*/true, true),
+              /*max_batch_tokens=*/128);
+  const Answer expected = cpu.Generate({prompt}, kTokens)[0];
+  const Answer got = wide.Generate({prompt}, kTokens)[0];
+  EXPECT_EQ(got.text, expected.text);
+  EXPECT_EQ(got.ids, expected.ids);
+  std::printf("%-8s f16, wide rows: worst log probability off by %.2e: %s\n", GetParam().c_str(),
+              WorstLogprob(got, expected), got.text.c_str());
+}
+
+INSTANTIATE_TEST_SUITE_P(EachMix, CudaWideRowsTest, testing::Values("q4_k_m", "q8_0", "iq4_nl"),
                          [](const auto& info) { return info.param; });
 
 // The same of folders with 8-bit weights: int8 by group and by row, fp8 by tensor, row and block.

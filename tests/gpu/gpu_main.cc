@@ -15,8 +15,8 @@ constexpr const char* kEmulatorOnly[] = {
     // its counters
     "*AsksFor*", "*AskFor*", "Counters.*", "*FitsTheSmallestDevice*", "SamplingTest.OneLaunch*",
     "*ASmallWorkspace*", "DeviceTest.ADownloadThatDoesNotWait*", "StepGraphs.AReplayIsOneLaunch*",
-    "StepGraphs.SeveralDraws*", "*DependentLaunchesFetch*",
-    "*ANormAndItsCodesAreOneLaunch*",
+    "StepGraphs.SeveralDraws*", "*DependentLaunchesFetch*", "*ANormAndItsCodesAreOneLaunch*",
+    "*WideRowsAreTheProductsOfTheSameCodes*", "*CountersTell*",
     // a fault that leaves the process usable
     "*PlantedFault*", "Emulator.KeepsAFault*", "DeviceTest.KeepsTheFirstFault*",
     "*AFaultOfAKernel*",

@@ -36,13 +36,14 @@ def test_rates_are_asked_for_at_every_batch_of_the_goals():
                for batch in stage.command[stage.command.index("--batch") + 1].split(",")}
     assert batches == {(form, batch) for form in ("int4-g128", "fp8") for batch in ("1", "8", "32", "128", "256")}
     assert [stage.name for stage in plan.bench_stages(CHOICES) if "4096" in stage.command] == [
-        "prefill int4-g128", "prefill fp8", "prefill fp8 --cuda-w8a8"]
+        "prefill int4-g128", "prefill int4-g128 --cuda-wide-rows", "prefill fp8", "prefill fp8 --cuda-w8a8",
+        "prefill fp8 --cuda-w8a8 --cuda-wide-rows"]
 
 
 def test_what_is_off_by_default_is_measured_once_beside_it():
-    for flag, form in ((plan.W8A8, "fp8"), (plan.DEPENDENT, "int4-g128")):
+    for flag, form in ((plan.W8A8, "fp8"), (plan.DEPENDENT, "int4-g128"), (plan.WIDE, "int4-g128")):
         named = [stage for stage in plan.bench_stages(CHOICES) if flag in stage.command]
-        assert named and all(form in stage.name and flag in stage.name for stage in named)
+        assert any(form in stage.name for stage in named) and all(flag in stage.name for stage in named)
     flags = pathlib.Path(__file__).parents[2] / "cli" / "model_flags.cc"
     assert all(f'"{flag}"' in flags.read_text() for flag in plan.FLAGS)
 

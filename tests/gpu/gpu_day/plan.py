@@ -5,11 +5,11 @@ import pathlib
 SHAPE = "random:llama-3.1-8b"
 FORMATS = ("int4-g128", "fp8")
 BATCHES = ((1, 8, 32), (128, 256))  # loads apart, so that slow large ones take nothing from small ones
-W8A8, DEPENDENT = FLAGS = ("--cuda-w8a8", "--cuda-dependent-launches")  # off unless asked for
+W8A8, DEPENDENT, WIDE = FLAGS = ("--cuda-w8a8", "--cuda-dependent-launches", "--cuda-wide-rows")  # off unless asked for
 # Small shapes of every kernel: program -> names of its tests. Each must match a test that runs on a device
 # (test_sanitized.py holds it), or a run of the sanitizer has looked at nothing.
 SANITIZED = {
-    "gpu_backend_test": "*LinearTest*/Int4:*LinearTest*/QkvOfThreeFormats:*LinearTest*/GateAndUp:*AStepThatIsReplayed*",
+    "gpu_backend_test": "*/Int4:*LinearTest*/QkvOfThreeFormats:*LinearTest*/GateAndUp:*AStepThatIsReplayed*",
     "gpu_decode_attention_test": "*EqualsFloat64/OneHead",
     "gpu_dequantize_tiles_test": "*OnShapesWithTails*",
     "gpu_emulator_test": "Emulator.MultipliesMatrices*:Emulator.LoadsMatrices*:Emulator.Transposes*",
@@ -95,9 +95,11 @@ def bench_stages(choices):
     for form in FORMATS:
         stages += [decode_stage(choices, form, batches) for batches in BATCHES] + [prefill_stage(choices, form)]
         if form == "fp8":
-            stages += [decode_stage(choices, form, (1, 32, 256), W8A8), prefill_stage(choices, form, W8A8)]
+            stages += [decode_stage(choices, form, (1, 32, 256), W8A8), prefill_stage(choices, form, W8A8),
+                       prefill_stage(choices, form, W8A8, WIDE)]
         else:
-            stages.append(decode_stage(choices, form, BATCHES[0], DEPENDENT))
+            stages += [decode_stage(choices, form, BATCHES[0], DEPENDENT), decode_stage(choices, form, BATCHES[1], WIDE),
+                       prefill_stage(choices, form, WIDE)]
     return stages
 
 

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "emulator/gpu.h"
 #include "half_rows.h"
+#include "kernels/cuda/linear.h"
 #include "measured_error.h"
 #include "tests/kernels/quant/random_matrix.h"
 
@@ -25,6 +26,7 @@ namespace {
 using quant::Format;
 using quant::RandomSpec;
 using testing::HasSubstr;
+using testing::Not;
 
 std::unique_ptr<Backend> MakeCuda(DType activations, bool graphs = true) {
   CudaOptions options;
@@ -177,22 +179,145 @@ constexpr RandomSpec kQ6K = {.format = Format::kQ6K, .rows = 40, .cols = 256};
 constexpr RandomSpec kBf16 = {.format = Format::kBf16, .rows = 40, .cols = 128, .group = 0};
 constexpr RandomSpec kF32 = {.format = Format::kF32, .rows = 40, .cols = 128, .group = 0};
 
-INSTANTIATE_TEST_SUITE_P(
-    Each, LinearTest,
-    testing::Values(LinearCase{"Int4", {kInt4}}, LinearCase{"Offsets", {kOffsets}, true},
-                    LinearCase{"Int8", {kInt8}}, LinearCase{"Fp8", {kFp8}, false, true},
-                    LinearCase{"Bf16", {kBf16}, false, false, true},
-                    LinearCase{"F32", {kF32}, false, true, true},
-                    LinearCase{"QkvOfThreeFormats", {kOffsets, kLut4, kInt8}, true, true},
-                    LinearCase{"GateAndUp", {kInt4, kInt4}, true, false, false, true},
-                    LinearCase{"GateAndUpOfInt8", {kInt8, kInt8}, true, false, false, true},
-                    LinearCase{"Int4Logits", {kInt4}, true, false, false, false, true},
-                    LinearCase{"Q6KLogits", {kQ6K}, true, false, false, false, true},
-                    LinearCase{"Fp8Blocks", {kFp8Blocks}, false, true},
-                    LinearCase{"Fp8Channels", {kFp8Channels}, false, false, true},
-                    LinearCase{"Int8Channels", {kInt8Channels}}, LinearCase{"Q5K", {kQ5K}, true},
-                    LinearCase{"Bf16Logits", {kBf16}, true, false, false, false, true}),
-    [](const auto& info) { return info.param.name; });
+std::vector<LinearCase> LinearCases() {
+  return {LinearCase{"Int4", {kInt4}},
+          LinearCase{"Offsets", {kOffsets}, true},
+          LinearCase{"Int8", {kInt8}},
+          LinearCase{"Fp8", {kFp8}, false, true},
+          LinearCase{"Bf16", {kBf16}, false, false, true},
+          LinearCase{"F32", {kF32}, false, true, true},
+          LinearCase{"QkvOfThreeFormats", {kOffsets, kLut4, kInt8}, true, true},
+          LinearCase{"GateAndUp", {kInt4, kInt4}, true, false, false, true},
+          LinearCase{"GateAndUpOfInt8", {kInt8, kInt8}, true, false, false, true},
+          LinearCase{"Int4Logits", {kInt4}, true, false, false, false, true},
+          LinearCase{"Q6KLogits", {kQ6K}, true, false, false, false, true},
+          LinearCase{"Fp8Blocks", {kFp8Blocks}, false, true},
+          LinearCase{"Fp8Channels", {kFp8Channels}, false, false, true},
+          LinearCase{"Int8Channels", {kInt8Channels}},
+          LinearCase{"Q5K", {kQ5K}, true},
+          LinearCase{"Bf16Logits", {kBf16}, true, false, false, false, true}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, LinearTest, testing::ValuesIn(LinearCases()),
+                         [](const auto& info) { return info.param.name; });
+
+std::unique_ptr<Backend> MakeWide(DType activations, int64_t workspace_bytes = int64_t{4} << 20) {
+  CudaOptions options;
+  options.activations = activations;
+  options.workspace_bytes = workspace_bytes;
+  options.wide_rows = true;
+  return CreateCudaBackend(options).value();
+}
+
+class WideRowsTest : public LinearTest {};
+
+// More rows than a pass takes, all at once. The weights are rounded to 16 bits, as y is.
+TEST_P(WideRowsTest, EqualsTheCpu) {
+  const LinearCase& test = GetParam();
+  for (const DType dtype : {DType::kBf16, DType::kF16}) {
+    const auto cuda = MakeWide(dtype);
+    const auto cpu = MakeCpu();
+    for (const int32_t rows : {65, 100, 128}) {
+      const int32_t cols = test.weights[0].cols;
+      const std::vector<float> x = Floats(dtype, static_cast<size_t>(rows) * cols, 11);
+      const std::vector<float> got = RunCase(*cuda, dtype, test, x, rows);
+      const std::vector<float> expected = RunCase(*cpu, DType::kF32, test, x, rows);
+      const double error =
+          RelativeError({got.begin(), got.end()}, {expected.begin(), expected.end()});
+      if (!test.norm) Measured("wide rows", test.name, dtype, error);
+      const double more = test.norm ? 3 : 1.5;
+      EXPECT_LT(error, more * (dtype == DType::kBf16 ? kTolerance : kTolerance / 4)) << rows;
+    }
+  }
+}
+
+// Up to 64 rows, and without the flag, every bit is what it is without.
+TEST_P(WideRowsTest, ChangesNothingOfAPass) {
+  const LinearCase& test = GetParam();
+  const int32_t cols = test.weights[0].cols;
+  const auto wide = MakeWide(DType::kF16), narrow = MakeCuda(DType::kF16);
+  for (const int32_t rows : {1, 64}) {
+    const std::vector<float> x = Floats(DType::kF16, static_cast<size_t>(rows) * cols, 11);
+    EXPECT_EQ(RunCase(*wide, DType::kF16, test, x, rows),
+              RunCase(*narrow, DType::kF16, test, x, rows));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, WideRowsTest, testing::ValuesIn(LinearCases()),
+                         [](const auto& info) { return info.param.name; });
+
+// What is left of a call by a pass of as many rows as there may be is a pass as ever.
+TEST(WideRows, ManyRowsAreSeveralPasses) {
+  const LinearCase test{"", {{.rows = 8, .cols = 64}}};
+  const auto wide = MakeWide(DType::kF16), narrow = MakeCuda(DType::kF16);
+  const std::vector<float> x = Floats(DType::kF16, size_t{kMostGemmRows + 67} * 64, 5);
+  const std::vector<float> expected = RunCase(*narrow, DType::kF16, test, x, kMostGemmRows + 67);
+  const std::vector<float> got = RunCase(*wide, DType::kF16, test, x, kMostGemmRows + 67);
+  EXPECT_LT(RelativeError({got.begin(), got.end()}, {expected.begin(), expected.end()}), 1e-3);
+  const std::vector<float> fewer(x.begin(), x.end() - int64_t{64} * 64);
+  const std::vector<float> last = RunCase(*wide, DType::kF16, test, fewer, kMostGemmRows + 3);
+  EXPECT_EQ(std::vector<float>(last.end() - 3 * 8, last.end()),
+            std::vector<float>(expected.begin() + kMostGemmRows * 8,
+                               expected.begin() + (kMostGemmRows + 3) * 8));
+}
+
+// Tensor cores multiply tiles, the GEMM slabs: of these the emulator counts only the former's.
+TEST(WideRows, CountersTellThatTilesAreMultipliedNoMore) {
+  const LinearCase test{"", {kInt4}};
+  const std::vector<float> x = Floats(DType::kF16, size_t{65} * kInt4.cols, 5);
+  const auto mmas = [&](Backend& backend, int32_t rows) {
+    emulator::TheGpu().ResetCounts();
+    RunCase(backend, DType::kF16, test, {x.begin(), x.begin() + int64_t{rows} * kInt4.cols}, rows);
+    return emulator::TheGpu().counts().mmas;
+  };
+  const auto wide = MakeWide(DType::kF16), narrow = MakeCuda(DType::kF16);
+  EXPECT_GT(mmas(*narrow, 65), 0u);
+  EXPECT_GT(mmas(*wide, 64), 0u);
+  EXPECT_EQ(mmas(*wide, 65), 0u);
+}
+
+// A slab of 1024 x 512 leaves 1.2 MB no room for products of 64 rows and more.
+TEST(WideRows, AWorkspaceWithoutRoomKeepsToPasses) {
+  const LinearCase test{"", {{.rows = 1024, .cols = 512}}};
+  const std::vector<float> x = Floats(DType::kF16, size_t{65} * 512, 5);
+  EXPECT_EQ(RunCase(*MakeWide(DType::kF16, 1200 << 10), DType::kF16, test, x, 65),
+            RunCase(*MakeCuda(DType::kF16), DType::kF16, test, x, 65));
+}
+
+// A weight of which only the shape is looked at.
+class Shape : public CudaMatrix {
+ public:
+  Shape(int32_t rows, int32_t cols) : CudaMatrix(Of(rows, cols)) {}
+
+ private:
+  static StoredMatrix Of(int32_t rows, int32_t cols) {
+    StoredMatrix stored;
+    stored.storage = Storage::kTiled;
+    stored.rows = stored.tiled.rows = rows;
+    stored.cols = stored.tiled.cols = cols;
+    stored.tiled.group = 128;
+    return stored;
+  }
+};
+
+// The 8B shape in the default workspace.
+TEST(WideRows, TakesAsManyAsTheWorkspaceHolds) {
+  const auto rows = [](std::vector<Shape> weights, bool gated) {
+    std::vector<const PackedMatrix*> pointers;
+    for (const Shape& weight : weights) pointers.push_back(&weight);
+    LinearParams params;
+    params.weights = pointers;
+    params.x.cols = weights[0].cols();
+    const float norm = 1;
+    params.norm_weight = &norm;
+    params.gated = gated;
+    return WidePassRows(params, CudaOptions{}.workspace_bytes);
+  };
+  EXPECT_EQ(rows({{4096, 4096}, {1024, 4096}, {1024, 4096}}, false), kMostGemmRows);
+  EXPECT_EQ(rows({{14336, 4096}, {14336, 4096}}, true), 1216);
+  EXPECT_EQ(rows({{4096, 14336}}, false), kMostGemmRows);
+  EXPECT_EQ(rows({{128256, 4096}}, false), kMostGemmRows);
+}
 
 // A layer's cache, and sequences whose q, k and v are drawn by position.
 class AttentionWorld {
@@ -510,6 +635,8 @@ TEST(CudaBackendTest, SaysWhatItIs) {
   EXPECT_EQ(info.name, "cuda:0");
   EXPECT_EQ(info.isa, "sm_80");
   EXPECT_THAT(info.why, HasSubstr("reference GEMM, bf16 activations"));
+  EXPECT_THAT(info.why, Not(HasSubstr("last bits")));
+  EXPECT_THAT(MakeWide(DType::kF16)->Info().why, HasSubstr("last bits may depend on its batch"));
   EXPECT_GT(info.num_threads, 0);
   std::atomic<int> sum{0};
   backend->RunParts(5, [&](int part) { sum += part; });

@@ -39,9 +39,10 @@ class Capability {
   ~Capability() { TheGpu().SetCapability(8, 0); }
 };
 
-std::unique_ptr<Backend> MakeBackend(DType activations = DType::kF16) {
+std::unique_ptr<Backend> MakeBackend(DType activations = DType::kF16, bool wide_rows = false) {
   CudaOptions options;
   options.activations = activations;
+  options.wide_rows = wide_rows;
   options.workspace_bytes = int64_t{4} << 20;
   options.quantize_activations = true;
   return CreateCudaBackend(options).value();
@@ -301,6 +302,20 @@ TEST_P(W8A8Test, FusedLaunchesGiveTheBitsOfOpsOfTheirOwn) {
       CallWorld world(*backend, call, dtype, 67);  // the second pass of rows ends within a four
       EXPECT_EQ(world.AsOneOp(), world.AsOpsOfTheirOwn()) << (call.gated ? "gate, up" : "q, k, v");
     }
+  }
+}
+
+// All rows of codes at once. The reference GEMM sums any row in one order, so that a difference is
+// one of rows, codes or scales.
+TEST_P(W8A8Test, WideRowsAreTheProductsOfTheSameCodes) {
+  const Capability hopper(9, 0);
+  for (const Call& call : CallsOf(GetParam().spec)) {
+    const auto narrow = MakeBackend(), wide = MakeBackend(DType::kF16, /*wide_rows=*/true);
+    CallWorld passes(*narrow, call, DType::kF16, 130), at_once(*wide, call, DType::kF16, 130);
+    const std::vector<uint16_t> expected = passes.AsOneOp();
+    const uint64_t launches = TheGpu().counts().launches;
+    EXPECT_EQ(ToDoubles(DType::kF16, at_once.AsOneOp()), ToDoubles(DType::kF16, expected));
+    EXPECT_EQ(launches, 3 * TheGpu().counts().launches) << "130 rows are three passes, or one";
   }
 }
 

@@ -122,7 +122,7 @@ class ReferenceGemm : public Gemm {
   cudaError_t Run(const GemmCall& call, cudaStream_t) override {
     const bool is_aligned = IsAligned(call.x) && IsAligned(call.w) && IsAligned(call.y) &&
                             call.cols % 8 == 0 && call.x_stride % 8 == 0;
-    if (!is_aligned || call.rows < 1 || call.rows > kGemmRows || call.out < 1) {
+    if (!is_aligned || call.rows < 1 || call.rows > kMostGemmRows || call.out < 1) {
       return cudaErrorInvalidValue;
     }
     return TheGpu().Do([call] { return Multiply(call); });
@@ -133,7 +133,7 @@ class ReferenceGemm : public Gemm {
   cudaError_t RunCodes(const CodesCall& call, cudaStream_t) override {
     const bool is_aligned = IsAligned(call.x) && IsAligned(call.w) && IsAligned(call.y) &&
                             IsAligned(call.x_scales) && IsAligned(call.w_scales);
-    if (!is_aligned || !Multiplies(call.shape) || call.rows < 1 || call.rows > kGemmRows ||
+    if (!is_aligned || !Multiplies(call.shape) || call.rows < 1 || call.rows > kMostGemmRows ||
         call.rows != RowsFor(call.shape.kind, call.rows)) {
       return cudaErrorInvalidValue;
     }
