@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/engine/weights/gguf_writer.h"
 
@@ -49,7 +50,7 @@ Types TypesOf(const testing::TinyModelOptions& model, const RecipeOptions& optio
 }
 
 std::string Layer(int layer, const std::string& name) {
-  return "blk." + std::to_string(layer) + "." + name + ".weight";
+  return absl::StrCat("blk.", layer, ".", name, ".weight");
 }
 
 TEST(Recipe, NamesAreReadInEitherCaseAndTheUnknownListsTheKnown) {
@@ -187,7 +188,7 @@ TEST(Recipe, APatternThatIsFoundInNothingToQuantizeIsRefused) {
     const absl::Status status = plan({{"attn_q", GgmlType::kQ8_0}, {pattern, GgmlType::kQ8_0}});
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << pattern;
     EXPECT_THAT(std::string(status.message()),
-                HasSubstr("\"" + std::string(pattern) + "\" is found in no name"));
+                HasSubstr(absl::StrCat("\"", pattern, "\" is found in no name")));
   }
   EXPECT_TRUE(plan({{"ffn_up", GgmlType::kQ8_0}, {"ffn_up|ffn_down", GgmlType::kQ4_0}}).ok());
   EXPECT_TRUE(plan({{"ffn", GgmlType::kQ8_0}, {"ffn_up", GgmlType::kQ4_0}}).ok())
