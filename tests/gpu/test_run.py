@@ -84,7 +84,7 @@ def test_no_time_starts_nothing_and_tells_all(machine):
 
 
 def test_only_what_was_asked_for(machine):
-    _, result = day(machine, "--only", "prefill,rows")
+    _, result = day(machine, "--only", "prefill,sweep rows")
     assert [stage["name"] for stage in result["stages"]] == [
         "sweep rows", "prefill int4-g128", "prefill int4-g128 --cuda-wide-rows", "prefill fp8", "prefill fp8 --cuda-w8a8",
         "prefill fp8 --cuda-w8a8 --cuda-wide-rows"]
