@@ -39,7 +39,7 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     def matrices(self):
-        """name -> (out, in) of one layer, as fused kernels would see them."""
+        """name -> (out, in) of one layer, as they are launched: q, k, v in one and gate, up in one."""
         return {"qkv": (self.q_cols + 2 * self.kv_cols, self.hidden), "o": (self.hidden, self.q_cols),
                 "gate_up": (2 * self.ffn, self.hidden), "down": (self.hidden, self.ffn)}
 
@@ -94,7 +94,6 @@ class Kernels:
     bandwidth_share: float  # of a GEMM that waits for memory, without `fixed`
     product_share: float    # of a GEMM that waits for products: of wgmma's rate
     rows_a_pass: int        # rows of x for which weights are read once; 0: any number
-    gemms: tuple            # the matrices of a layer as launched, in parts of Shape.matrices()
     other_launches: int     # of a layer and pass of rows: norms, gate
     step_launches: int      # of a layer and step: rope
     head_launches: int      # beside its GEMM
@@ -109,25 +108,17 @@ class Kernels:
 
 # As the goals have it: fused projections, products on 65 % of wgmma's rate (what mma.sync can do), an int4 GEMM at
 # 80 % of the copy ceiling. Efficiencies are peers' (docs/gpu-model.md).
-INT4_GOAL = Kernels("INT4", 4.125, 1.03, False, 0.80, 0.65, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.85)
-FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, ("qkv", "o", "gate_up", "down"), 3, 1, 2, 350e12, 0.70)
-# The code today: q, k, v and gate, up are launches of their own, one kernel of 16-bit products reads the codes of every
-# weight, the head's too, again for every 64 rows; products at Marlin's 45 %, attention's second product is done twice.
-SPLIT = ("q", "k", "v", "o", "gate", "up", "down")
-INT4_TODAY = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
-FP8_TODAY = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, SPLIT, 3, 1, 2, 180e12, 0.45)
-# The same with --cuda-w8a8, for its launches: norms quantize, o's and down's rows are quantized by themselves, and what
-# the GEMMs made of q, k and v, of gate and up (with the gate), of o and of down is finished by a launch each.
-FP8_W8A8 = dataclasses.replace(FP8_TODAY, other_launches=8, head_launches=3)
+INT4_GOAL = Kernels("INT4", 4.125, 1.03, False, 0.80, 0.65, 0, 3, 1, 2, 350e12, 0.85)
+FP8_GOAL = Kernels("FP8", 8.0, 1.0, True, 0.86, 0.60, 0, 3, 1, 2, 350e12, 0.70)
+# The code today: one kernel of 16-bit products reads the codes of every weight, the head's too, again for every 64 rows;
+# products at Marlin's 45 %, attention's second product is done twice.
+INT4_TODAY = Kernels("INT4", 4.125, 0.516, False, 0.80, 0.45, 64, 3, 1, 2, 180e12, 0.45)
+FP8_TODAY = Kernels("FP8", 8.0, 1.0, False, 0.80, 0.45, 64, 3, 1, 2, 180e12, 0.45)
+# The same with --cuda-w8a8, for its launches: q, k, v and gate, up are GEMMs of their own, three more; norms quantize,
+# o's and down's rows are quantized by themselves, and what the GEMMs made of q, k and v, of gate and up (with the gate),
+# of o and of down is finished by a launch each.
+FP8_W8A8 = dataclasses.replace(FP8_TODAY, other_launches=11, head_launches=3)
 SETS = {"goals": (INT4_GOAL, FP8_GOAL), "today": (INT4_TODAY, FP8_TODAY)}
-
-
-def matrix_sizes(shape, gemms):
-    """(out, in) of every GEMM of a layer as it is launched."""
-    parts = dict(shape.matrices())
-    parts.update(q=(shape.q_cols, shape.hidden), k=(shape.kv_cols, shape.hidden), v=(shape.kv_cols, shape.hidden),
-                 gate=(shape.ffn, shape.hidden), up=(shape.ffn, shape.hidden))
-    return [parts[name] for name in gemms]
 
 
 def gemm_seconds(device, kernels, params, rows, weight_bytes, product_share):
@@ -142,7 +133,7 @@ def linear_seconds(device, kernels, shape, rows, product_share):
     passes = split_rows(rows, kernels.rows_a_pass)
     total = 0.0
     for rows_of_pass in passes:
-        for out, cols in matrix_sizes(shape, kernels.gemms):
+        for out, cols in shape.matrices().values():
             total += gemm_seconds(device, kernels, out * cols, rows_of_pass, kernels.weight_bits / 8, product_share)
         total += kernels.other_launches * kernels.small
     return shape.layers * (total + kernels.step_launches * kernels.small)
@@ -186,7 +177,7 @@ def prefill_rate(device, kernels, tokens=4096, shape=LLAMA_8B):
 
 def launches(kernels, shape, rows):
     passes = len(split_rows(rows, kernels.rows_a_pass))
-    layer = passes * (len(kernels.gemms) + kernels.other_launches) + kernels.step_launches + 1
+    layer = passes * (len(shape.matrices()) + kernels.other_launches) + kernels.step_launches + 1
     embed_and_sample = 2
     return shape.layers * layer + passes * (kernels.head_launches + 1) + embed_and_sample
 

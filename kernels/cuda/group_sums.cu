@@ -39,12 +39,13 @@ __global__ void __launch_bounds__(kThreads) GroupSums(const Params p) {
 cudaError_t LaunchGroupSums(const TiledLinear& call, float* sums, cudaStream_t stream) {
   const bool known = call.dtype == DType::kBf16 || call.dtype == DType::kF16;
   if (!known || call.rows < 1 || call.x_stride % 8 != 0) return cudaErrorInvalidValue;
+  const TiledLayout& layout = call.weights[0].layout;
   const Params p{static_cast<const uint16_t*>(call.x),
                  sums,
                  call.x_stride,
-                 call.layout.cols,
-                 ColTiles(call.layout) * TileCols(call.layout.codes),
-                 call.layout.group,
+                 layout.cols,
+                 ColTiles(layout) * TileCols(layout.codes),
+                 layout.group,
                  GroupSumsStride(call.rows)};
   return Launch(call.dtype == DType::kBf16 ? GroupSums<Bf16> : GroupSums<F16>,
                 {dim3(static_cast<uint32_t>(call.rows)), dim3(kThreads), 0, stream}, p);

@@ -7,7 +7,7 @@
 #include "kernels/cuda/codes_linear.h"
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/tiled_linear.h"
+#include "kernels/cuda/tiles_linear.h"
 
 namespace nibble::cuda {
 namespace {
@@ -57,22 +57,12 @@ class Pass {
         workspace_(workspace),
         x_(x),
         most_rows_(most_rows),
+        tiles_(device, workspace, kPassRows),
         codes_(device, gemm, workspace, most_rows) {}
 
   void Run(const LinearParams& params, const Tensor& y) {
     workspace_.Reset();
-    // First, since only the first of a workspace has counters before it.
-    int64_t counters = 0, results = 0;
-    for (const PackedMatrix* weight : params.weights) {
-      const StoredMatrix& stored = static_cast<const CudaMatrix*>(weight)->stored();
-      if (!HasTiledProduct(stored)) continue;
-      const int64_t counter_bytes = TiledCounterBytes(stored.tiled, kPassRows);
-      counters = std::max(counters, counter_bytes);
-      results = std::max(results, TiledWorkspaceBytes(stored.tiled, kPassRows) - counter_bytes);
-    }
-    if (results > 0) {
-      tiled_results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
-    }
+    if (!wide()) tiles_.Reserve(params.weights);
     if (params.norm_weight != nullptr) Normalize(params);
     codes_.Quantize(x_, params.weights);
     if (codes_.Fits(params.weights)) {
@@ -85,9 +75,7 @@ class Pass {
   }
 
  private:
-  bool HasTiledProduct(const StoredMatrix& weight) const {
-    return weight.storage == Storage::kTiled && most_rows_ <= kPassRows;
-  }
+  bool wide() const { return most_rows_ > kPassRows; }
 
   void Normalize(const LinearParams& params) {
     RmsNormCall norm;
@@ -107,13 +95,22 @@ class Pass {
 
   void Concatenated(const LinearParams& params, const Tensor& y) {
     int32_t col = 0;
-    for (const PackedMatrix* weight : params.weights) {
+    for (absl::Span<const PackedMatrix* const> left = params.weights; !left.empty();) {
+      const size_t in_tiles = wide() ? 0 : TilesLinear::LaunchedTogether(left);
+      const auto weights = left.first(std::max<size_t>(in_tiles, 1));
+      int32_t cols = 0;
+      for (const PackedMatrix* weight : weights) cols += weight->rows();
       Target target;
-      target.y = ColsOf(y, col, weight->rows());
+      target.y = ColsOf(y, col, cols);
       target.bias = params.bias == nullptr ? nullptr : params.bias + col;
       target.accumulate = params.accumulate;
-      Multiply(static_cast<const CudaMatrix*>(weight)->stored(), target);
-      col += weight->rows();
+      if (in_tiles > 0) {
+        tiles_.Multiply(x_, weights, target.y, target.bias, target.accumulate);
+      } else {
+        Multiply(static_cast<const CudaMatrix*>(weights[0])->stored(), target);
+      }
+      col += cols;
+      left.remove_prefix(weights.size());
     }
   }
 
@@ -137,39 +134,12 @@ class Pass {
 
   void Multiply(const StoredMatrix& weight, const Target& to) {
     const Workspace before = workspace_;  // what one weight takes, the next may have
-    if (HasTiledProduct(weight)) {
-      MultiplyTiles(weight, to);
-    } else if (weight.storage == Storage::kCodes) {
+    if (weight.storage == Storage::kCodes) {
       codes_.Multiply(weight, to.y, to.bias, to.accumulate);
     } else {
       MultiplySlabs(weight, to);
     }
     workspace_ = before;
-  }
-
-  void MultiplyTiles(const StoredMatrix& weight, const Target& to) {
-    TiledLinear call;
-    call.layout = weight.tiled;
-    call.weights = weight.bytes;
-    call.dtype = x_.dtype;
-    call.x = x_.data;
-    call.x_stride = x_.stride;
-    call.f32_y = to.y.dtype == DType::kF32;
-    call.y = to.y.data;
-    call.y_stride = to.y.stride;
-    call.rows = x_.rows;
-    call.bias = to.bias;
-    call.accumulate = to.accumulate;
-    call.early_weights = device_.dependent_launches();
-    if (TiledSplits(weight.tiled) > 1)
-      call.workspace = tiled_results_ - TiledCounterBytes(weight.tiled, x_.rows);
-    if (weight.tiled.offsets) {
-      auto* sums = static_cast<float*>(
-          workspace_.Take(int64_t{GroupSumsGroups(weight.tiled)} * GroupSumsStride(kPassRows) * 4));
-      device_.Keep(LaunchGroupSums(call, sums, device_.stream()), "linear (group sums)");
-      call.group_sums = sums;
-    }
-    device_.Keep(LaunchTiledLinear(call, device_.stream()), "linear");
   }
 
   void MultiplySlabs(const StoredMatrix& weight, const Target& to) {
@@ -228,8 +198,8 @@ class Pass {
   Gemm& gemm_;
   Workspace& workspace_;
   Tensor x_;
-  uint8_t* tiled_results_ = nullptr;  // counters lie before them
   const int32_t most_rows_;
+  TilesLinear tiles_;  // of passes that are not wide
   CodesLinear codes_;
 };
 
@@ -243,9 +213,10 @@ absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes) {
   int64_t counters = 0;
   int64_t product = 0;
   if (weight.storage == Storage::kTiled) {
-    counters = TiledCounterBytes(weight.tiled, kPassRows);
-    needed += TiledWorkspaceBytes(weight.tiled, kPassRows);
-    product = int64_t{GroupSumsGroups(weight.tiled)} * pass * 4;
+    // With as many in its launch as there may be; of those the largest is checked, too.
+    counters = kMostTiledWeights * TiledCounterBytes(weight.tiled, kPassRows);
+    needed += counters + kMostTiledWeights * TiledResultBytes(weight.tiled, kPassRows);
+    product = GroupSumsBytes(weight.tiled, kPassRows);
   } else if (weight.storage == Storage::kCodes) {
     needed += 3 * (pass * weight.cols + pass * BlocksOf(weight.cols) * 4);
     product = pass * weight.rows * 4;

@@ -52,7 +52,15 @@ struct TiledLayout {
   bool offsets = false;  // kInt4, kInt8
   int32_t zero = 0;      // kInt4: 0 .. 15
   float table[16] = {};  // kLut4
+
+  friend bool operator==(const TiledLayout&, const TiledLayout&) = default;
 };
+
+// Whether one launch may multiply with both: they are alike in all but their rows.
+constexpr bool ShareALaunch(const TiledLayout& a, TiledLayout b) {
+  b.rows = a.rows;
+  return a == b;
+}
 
 // What PackTiles makes and the kernels are compiled for.
 constexpr bool IsTiled(const TiledLayout& layout) {

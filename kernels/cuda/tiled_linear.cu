@@ -33,28 +33,47 @@ int32_t TiledSplits(const TiledLayout& layout) {
 
 // Whole sectors, so that the parts behind them begin at one.
 int64_t TiledCounterBytes(const TiledLayout& layout, int32_t rows) {
+  if (TiledSplits(layout) == 1) return 0;
   return (int64_t{RowTiles(layout)} * (PaddedRows(rows) / kRowsAtOnce) * 4 + 127) / 128 * 128;
 }
 
-int64_t TiledWorkspaceBytes(const TiledLayout& layout, int32_t rows) {
+int64_t TiledResultBytes(const TiledLayout& layout, int32_t rows) {
   const int64_t splits = TiledSplits(layout);
   if (splits == 1) return 0;
-  return TiledCounterBytes(layout, rows) +
-         splits * RowTiles(layout) * kTileRows * PaddedRows(rows) * 4;
+  return splits * RowTiles(layout) * kTileRows * PaddedRows(rows) * 4;
+}
+
+int64_t TiledCounterBytes(const TiledLinear& call) {
+  int64_t bytes = 0;
+  for (int32_t i = 0; i < call.num_weights; ++i)
+    bytes += TiledCounterBytes(call.weights[i].layout, call.rows);
+  return bytes;
+}
+
+int64_t TiledWorkspaceBytes(const TiledLinear& call) {
+  int64_t bytes = TiledCounterBytes(call);
+  for (int32_t i = 0; i < call.num_weights; ++i)
+    bytes += TiledResultBytes(call.weights[i].layout, call.rows);
+  return bytes;
 }
 
 cudaError_t LaunchTiledLinear(const TiledLinear& call, cudaStream_t stream) {
-  const bool is_aligned = IsAligned(call.weights) && IsAligned(call.x) &&
-                          IsAligned(call.workspace) && IsAligned(call.group_sums) &&
-                          call.x_stride % 8 == 0;
-  const bool is_complete = (call.workspace != nullptr || TiledSplits(call.layout) == 1) &&
-                           (call.group_sums != nullptr || !call.layout.offsets);
-  const bool is_known =
-      IsTiled(call.layout) && (call.dtype == DType::kBf16 || call.dtype == DType::kF16);
-  if (!is_known || !is_aligned || !is_complete || call.rows < 1) return cudaErrorInvalidValue;
+  if (call.num_weights < 1 || call.num_weights > kMostTiledWeights) return cudaErrorInvalidValue;
+  const TiledLayout& layout = call.weights[0].layout;
+  bool is_known = IsTiled(layout) && (call.dtype == DType::kBf16 || call.dtype == DType::kF16);
+  bool is_aligned = IsAligned(call.x) && IsAligned(call.workspace) && IsAligned(call.group_sums) &&
+                    call.x_stride % 8 == 0;
+  for (int32_t i = 0; i < call.num_weights; ++i) {
+    is_known = is_known && ShareALaunch(layout, call.weights[i].layout);
+    is_aligned = is_aligned && IsAligned(call.weights[i].tiles);
+  }
+  if (!is_known || !is_aligned || call.rows < 1) return cudaErrorInvalidValue;
+  const bool is_complete = (call.workspace != nullptr || TiledWorkspaceBytes(call) == 0) &&
+                           (call.group_sums != nullptr || !layout.offsets);
+  if (!is_complete) return cudaErrorInvalidValue;
   const bool is_bf16 = call.dtype == DType::kBf16;
-  if (Is4Bit(call.layout.codes)) return (is_bf16 ? StartInt4Bf16 : StartInt4F16)(call, stream);
-  if (call.layout.codes == TiledCodes::kInt8)
+  if (Is4Bit(layout.codes)) return (is_bf16 ? StartInt4Bf16 : StartInt4F16)(call, stream);
+  if (layout.codes == TiledCodes::kInt8)
     return (is_bf16 ? StartInt8Bf16 : StartInt8F16)(call, stream);
   return (is_bf16 ? StartFp8Bf16 : StartFp8F16)(call, stream);
 }

@@ -33,21 +33,53 @@ struct Variant {
   static constexpr int kBlocks = kXTiles == 1 ? 5 : (kXTiles == 2 ? 4 : (kXTiles == 4 ? 3 : 2));
 };
 
-struct Params {
-  const uint8_t* weights;
+// One of a launch's matrices. Its blocks are first_block .., tiles first, then splits.
+struct WeightParams {
+  const uint8_t* tiles;
   const float* row_scales;  // kRow
-  const uint16_t* x;
   void* y;
   const float* bias;
+  float* partials;     // [runs of rows of x, row_tiles, splits] of a block's accumulators
+  uint32_t* counters;  // [runs of rows of x, row_tiles]
+  int32_t rows, row_tiles, splits, first_block;
+};
+
+struct Params {
+  WeightParams weights[kMostTiledWeights];
+  const uint16_t* x;
   const float* group_sums;
-  float* partials;     // [blocks of one split.., splits] of a block's accumulators
-  uint32_t* counters;  // of each tile of y
+  int32_t num_weights;
   int32_t x_stride, y_stride, rows, sums_stride;
-  int32_t w_rows, w_cols, group, splits;
+  int32_t w_cols, group;
   bool accumulate, f32_y, early_weights;
   int32_t tile_bytes, scale_bytes, stage_bytes;
   CodeConstants codes;
 };
+
+// What a block works on: 128 rows of a matrix, one part of its columns, a run of rows of x.
+struct Piece {
+  int weight, row_tile, split;
+  int first_row;       // of x
+  int begin, end;      // tiles along the columns
+  const uint8_t* row;  // the first of its row of tiles
+};
+
+template <class V>
+__device__ __forceinline__ Piece PieceOfBlock(const Params& p) {
+  Piece piece = {};
+  const int block = static_cast<int>(blockIdx.x);
+  while (piece.weight + 1 < p.num_weights && block >= p.weights[piece.weight + 1].first_block)
+    ++piece.weight;
+  const WeightParams& w = p.weights[piece.weight];
+  piece.split = (block - w.first_block) / w.row_tiles;
+  piece.row_tile = block - w.first_block - piece.split * w.row_tiles;
+  piece.first_row = static_cast<int>(blockIdx.y) * V::kRows;
+  const int col_tiles = (p.w_cols + V::kCols - 1) / V::kCols;
+  piece.begin = piece.split * col_tiles / w.splits;
+  piece.end = (piece.split + 1) * col_tiles / w.splits;
+  piece.row = w.tiles + static_cast<int64_t>(piece.row_tile) * col_tiles * p.tile_bytes;
+  return piece;
+}
 
 // One stage: a tile of W as it lies in memory, then rows of x [kRows, kCols], then the tile's sums
 // [groups, kRows]. Rows of x are chunks of 16 bytes; chunk c of row r lies at c ^ (r % 8), so that
@@ -74,17 +106,17 @@ __device__ __forceinline__ void LoadRowsOfX(const Params& p, uint32_t x_stage, i
 }
 
 template <class V>
-__device__ __forceinline__ void LoadWeights(const Params& p, uint32_t stage, int col_tile) {
-  const int thread = threadIdx.x, col_tiles = (p.w_cols + V::kCols - 1) / V::kCols;
-  const int64_t tile = static_cast<int64_t>(blockIdx.x) * col_tiles + col_tile;
-  const uint8_t* weights = p.weights + tile * p.tile_bytes;
+__device__ __forceinline__ void LoadWeights(const Params& p, const Piece& piece, uint32_t stage,
+                                            int col_tile) {
+  const int thread = threadIdx.x;
+  const uint8_t* tile = piece.row + static_cast<int64_t>(col_tile) * p.tile_bytes;
 #pragma unroll
   for (int i = 0; i < kTileCodeBytes / 16 / kThreads; ++i) {
     const int at = (i * kThreads + thread) * 16;
-    ptx::CopyAsync16(stage + at, weights + at);
+    ptx::CopyAsync16(stage + at, tile + at);
   }
   for (int at = kTileCodeBytes + thread * 16; at < p.tile_bytes; at += kThreads * 16)
-    ptx::CopyAsync16(stage + at, weights + at);
+    ptx::CopyAsync16(stage + at, tile + at);
 }
 
 // What the kernels before this one wrote: rows of x and their sums.
@@ -108,30 +140,32 @@ __device__ __forceinline__ void LoadActivations(const Params& p, uint32_t stage,
 }
 
 template <class V>
-__device__ __forceinline__ void LoadStage(const Params& p, uint32_t stage, int first_row,
+__device__ __forceinline__ void LoadStage(const Params& p, const Piece& piece, uint32_t stage,
                                           int col_tile) {
-  LoadWeights<V>(p, stage, col_tile);
-  LoadActivations<V>(p, stage, first_row, col_tile);
+  LoadWeights<V>(p, piece, stage, col_tile);
+  LoadActivations<V>(p, stage, piece.first_row, col_tile);
 }
 
-// The first stages, of tiles begin .. end - 1, a group of copies each. With early weights those
-// come before the wait for the kernels that write x, all in the first group.
+// The first stages of the piece, a group of copies each. With early weights those come before the
+// wait for the kernels that write x, all in the first group.
 template <class V>
-__device__ __forceinline__ void LoadFirstStages(const Params& p, uint32_t stages, int first_row,
-                                                int begin, int end) {
+__device__ __forceinline__ void LoadFirstStages(const Params& p, const Piece& piece,
+                                                uint32_t stages) {
   if (p.early_weights) {
 #pragma unroll
     for (int i = 0; i < V::kStages - 1; ++i) {
-      if (begin + i < end) LoadWeights<V>(p, stages + i * p.stage_bytes, begin + i);
+      if (piece.begin + i < piece.end)
+        LoadWeights<V>(p, piece, stages + i * p.stage_bytes, piece.begin + i);
     }
     ptx::WaitForLaunches();
   }
 #pragma unroll
   for (int i = 0; i < V::kStages - 1; ++i) {
     const uint32_t stage = stages + i * p.stage_bytes;
-    if (begin + i < end) {
-      if (!p.early_weights) LoadWeights<V>(p, stage, begin + i);
-      LoadActivations<V>(p, stage, first_row, begin + i);
+    const int tile = piece.begin + i;
+    if (tile < piece.end) {
+      if (!p.early_weights) LoadWeights<V>(p, piece, stage, tile);
+      LoadActivations<V>(p, stage, piece.first_row, tile);
     }
     ptx::CommitCopies();
   }

@@ -164,6 +164,7 @@ TEST_P(LinearTest, EqualsTheCpuAndGivesARowTheSameBitsInAnyBatch) {
 
 constexpr RandomSpec kInt4 = {.rows = 48, .cols = 128};
 constexpr RandomSpec kOffsets = {.rows = 136, .cols = 128, .group = 64, .offsets = true};
+constexpr RandomSpec kOffsetsK = {.rows = 24, .cols = 128, .group = 64, .offsets = true};
 constexpr RandomSpec kLut4 = {.format = Format::kLut4, .rows = 40, .cols = 128};
 constexpr RandomSpec kInt8 = {.format = Format::kInt8, .rows = 40, .cols = 128};
 constexpr RandomSpec kFp8 = {
@@ -187,7 +188,9 @@ std::vector<LinearCase> LinearCases() {
           LinearCase{"Bf16", {kBf16}, false, false, true},
           LinearCase{"F32", {kF32}, false, true, true},
           LinearCase{"QkvOfThreeFormats", {kOffsets, kLut4, kInt8}, true, true},
+          LinearCase{"QkvAlike", {kOffsets, kOffsetsK, kOffsetsK}, true, true},
           LinearCase{"GateAndUp", {kInt4, kInt4}, true, false, false, true},
+          LinearCase{"GateAndUpOfOffsets", {kOffsets, kOffsets}, true, false, false, true},
           LinearCase{"GateAndUpOfInt8", {kInt8, kInt8}, true, false, false, true},
           LinearCase{"Int4Logits", {kInt4}, true, false, false, false, true},
           LinearCase{"Q6KLogits", {kQ6K}, true, false, false, false, true},
@@ -318,6 +321,88 @@ TEST(WideRows, TakesAsManyAsTheWorkspaceHolds) {
   EXPECT_EQ(rows({{4096, 14336}}, false), kMostGemmRows);
   EXPECT_EQ(rows({{128256, 4096}}, false), kMostGemmRows);
 }
+
+// Linears of several weights, by how many launches they are (one for sums of x where there are
+// offsets).
+struct LaunchCase {
+  std::string name;
+  std::vector<RandomSpec> weights;
+  uint64_t launches = 0;
+};
+
+std::vector<LaunchCase> LaunchCases() {
+  constexpr RandomSpec kWide = {.rows = 136, .cols = 640};
+  constexpr RandomSpec kNarrow = {.rows = 24, .cols = 640};
+  constexpr RandomSpec kOfOffsets = {.rows = 136, .cols = 640, .group = 64, .offsets = true};
+  // 640 columns in groups of 64 have as many sums for tiles of 64 columns as for those of 128.
+  constexpr RandomSpec k8BitOfOffsets = {
+      .format = Format::kInt8, .rows = 40, .cols = 640, .group = 64, .offsets = true};
+  constexpr RandomSpec kOfGroup32 = {.rows = 40, .cols = 640, .offsets = true};
+  return {
+      {"ThreeAlike", {kWide, kNarrow, kNarrow}, 1},
+      {"FiveAlike", {kNarrow, kWide, kNarrow, kNarrow, kNarrow}, 2},
+      {"TwoAlikeAndInt8", {kWide, kNarrow, {.format = Format::kInt8, .rows = 24, .cols = 640}}, 2},
+      {"AlikeButNotNeighbours", {kWide, kOfOffsets, kNarrow}, 4},
+      {"ThreeOfOffsets", {kOfOffsets, kOfOffsets, kOfOffsets}, 2},
+      {"OneSumForTwoKinds", {kOfOffsets, k8BitOfOffsets}, 3},
+      {"SumsOfTwoGroups", {kOfOffsets, kOfGroup32, kOfOffsets}, 6}};
+}
+
+class LaunchTest : public testing::TestWithParam<LaunchCase> {
+ protected:
+  static constexpr int32_t kRows = 3, kCols = 640;
+
+  LaunchTest() {
+    for (const RandomSpec& spec : GetParam().weights) {
+      packed_.push_back(backend_->Pack(quant::RandomMatrix(spec, 7 + out_)).value());
+      weights_.push_back(packed_.back().get());
+      out_ += spec.rows;
+    }
+  }
+
+  // Of x through all weights in one call, or in one each.
+  std::vector<float> Run(bool together) {
+    Rows x(*backend_, DType::kF16, kRows, kCols), y(*backend_, DType::kF16, kRows, out_);
+    Rows bias(*backend_, DType::kF32, 1, out_);
+    x.Write(Floats(DType::kF16, size_t{kRows} * kCols, 5));
+    y.Write(Floats(DType::kF16, static_cast<size_t>(kRows) * out_, 6));
+    bias.Write(Floats(DType::kF32, static_cast<size_t>(out_), 4));
+    emulator::TheGpu().ResetCounts();
+    const size_t step = together ? weights_.size() : 1;
+    int32_t col = 0;
+    for (size_t i = 0; i < weights_.size(); i += step) {
+      LinearParams params;
+      params.x = x.tensor();
+      params.weights = absl::MakeConstSpan(weights_).subspan(i, step);
+      params.y = y.tensor();
+      params.y.data = static_cast<uint16_t*>(params.y.data) + col;
+      params.y.cols = together ? out_ : weights_[i]->rows();
+      params.bias = bias.tensor().f32() + col;
+      params.accumulate = true;
+      backend_->Linear(params);
+      col += params.y.cols;
+    }
+    launches_ = emulator::TheGpu().counts().launches;
+    EXPECT_TRUE(backend_->Synchronize().ok()) << emulator::TheGpu().TakeFault();
+    return y.Read();
+  }
+
+  std::unique_ptr<Backend> backend_ = MakeCuda(DType::kF16);
+  std::vector<std::unique_ptr<PackedMatrix>> packed_;
+  std::vector<const PackedMatrix*> weights_;
+  int32_t out_ = 0;
+  uint64_t launches_ = 0;
+};
+
+TEST_P(LaunchTest, EachWeightGivesTheBitsThatItGivesAlone) { EXPECT_EQ(Run(true), Run(false)); }
+
+TEST_P(LaunchTest, ALinearAsksForAsFewLaunchesAsItsWeightsAllow) {
+  Run(true);
+  EXPECT_EQ(launches_, GetParam().launches);
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, LaunchTest, testing::ValuesIn(LaunchCases()),
+                         [](const auto& info) { return info.param.name; });
 
 // A layer's cache, and sequences whose q, k and v are drawn by position.
 class AttentionWorld {

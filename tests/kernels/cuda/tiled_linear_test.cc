@@ -91,6 +91,21 @@ TEST(TiledLinear, RoundsTheEntriesOfAnyTableToBf16) {
             3e-3);  // two roundings of up to 2^-9
 }
 
+// Columns first .. first + count - 1 of rows of `width`.
+std::vector<uint16_t> ColumnsOf(const std::vector<uint16_t>& rows, int32_t width, int32_t first,
+                                int32_t count) {
+  std::vector<uint16_t> columns;
+  for (auto row = rows.begin(); row != rows.end(); row += width)
+    columns.insert(columns.end(), row + first, row + first + count);
+  return columns;
+}
+
+void PutColumns(const std::vector<uint16_t>& columns, int32_t width, int32_t first, int32_t count,
+                std::vector<uint16_t>& rows) {
+  for (size_t row = 0; row * width < rows.size(); ++row)
+    std::copy_n(columns.begin() + row * count, count, rows.begin() + row * width + first);
+}
+
 class TiledRowsTest : public testing::TestWithParam<TiledFormat> {
  protected:
   double Told(double error, DType dtype) const {
@@ -132,8 +147,78 @@ TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
   }
 }
 
+// Two and three matrices of unlike numbers of rows, with tails: in one launch each gives the bits
+// that it gives alone.
+TEST_P(TiledRowsTest, GivesTheSameBitsInOneLaunchAsApart) {
+  const bool is_4bit =
+      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  const int32_t cols = is_4bit ? 672 : 352;
+  std::vector<Weight> weights;
+  float table[16] = {};  // of lut4, of the first
+  for (const int32_t rows : {260, 131, 37}) {
+    quant::Matrix matrix = quant::RandomMatrix(GetParam().Of(rows, cols), 5);
+    if (weights.empty()) std::copy_n(matrix.table, 16, table);
+    std::copy_n(table, 16, matrix.table);
+    weights.emplace_back(std::move(matrix));
+  }
+  ASSERT_TRUE(ShareALaunch(weights[0].layout(), weights[2].layout()));
+  ASSERT_GT(TiledSplits(weights[0].layout()), 1);
+  for (const int32_t count : {2, 3}) {
+    int32_t width = 0;
+    for (int32_t i = 0; i < count; ++i) width += weights[i].rows();
+    for (const int32_t rows : {1, 11, 29, 66}) {
+      SCOPED_TRACE(testing::Message() << count << " matrices, " << rows << " rows");
+      const size_t size = static_cast<size_t>(rows) * width;
+      const std::vector<uint16_t> x = RandomHalves(DType::kF16, size_t{1} * rows * cols, 4);
+      const std::vector<uint16_t> y = RandomHalves(DType::kF16, size, 5);
+      std::vector<float> bias;
+      for (const uint16_t half : RandomHalves(DType::kF16, width, 6))
+        bias.push_back(ToFloat(DType::kF16, half));
+      std::vector<uint16_t> expected(size);
+      for (int32_t i = 0, first = 0; i < count; first += weights[i++].rows()) {
+        MultiplyOptions options{.dtype = DType::kF16};
+        options.bias.assign(bias.begin() + first, bias.begin() + first + weights[i].rows());
+        options.y = ColumnsOf(y, width, first, weights[i].rows());
+        PutColumns(Multiply(weights[i], x, options), width, first, weights[i].rows(), expected);
+      }
+      std::vector<const Weight*> together;
+      for (int32_t i = 0; i < count; ++i) together.push_back(&weights[i]);
+      TheGpu().SetSeed(static_cast<uint32_t>(rows));
+      EXPECT_EQ(
+          MultiplyTogether(together, x, {.dtype = DType::kF16, .y = y, .bias = bias, .calls = 2}),
+          expected);
+      TheGpu().SetSeed(0);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Each, TiledRowsTest, testing::ValuesIn(TiledFormats()),
                          [](const auto& info) { return info.param.name; });
+
+// Each matrix is cut by its own shape, also beside others: here into 1, 2 and 3 parts, so that some
+// of a launch's blocks write y at once, and others count who comes last.
+TEST(TiledLinear, CutsEachMatrixOfALaunchByItsOwnShape) {
+  constexpr int32_t kCols = 576, kShapes[] = {263 * kTileRows + 1, 133 * kTileRows, 40};
+  std::vector<Weight> weights;
+  for (const int32_t rows : kShapes)
+    weights.emplace_back(quant::RandomSpec{.format = Format::kInt8, .rows = rows, .cols = kCols},
+                         static_cast<uint32_t>(rows));
+  const std::vector<uint16_t> x = RandomHalves(DType::kBf16, kCols, 4);
+  std::vector<uint16_t> expected;
+  std::vector<const Weight*> together;
+  for (const Weight& weight : weights) {
+    together.push_back(&weight);
+    EXPECT_EQ(TiledSplits(weight.layout()), static_cast<int32_t>(together.size()));
+    const std::vector<uint16_t> y = Multiply(weight, x);
+    expected.insert(expected.end(), y.begin(), y.end());
+  }
+  EXPECT_EQ(MultiplyTogether(together, x, {.calls = 2}), expected);
+  std::swap(together[0], together[2]);  // and whatever its place among them
+  std::rotate(expected.begin(), expected.end() - kShapes[2], expected.end());
+  std::rotate(expected.begin() + kShapes[2], expected.begin() + kShapes[2] + kShapes[0],
+              expected.end());
+  EXPECT_EQ(MultiplyTogether(together, x), expected);
+}
 
 TEST(TiledLinear, GivesTheSameBitsInEveryOrderOfBlocksAndThreads) {
   const Weight weight({.rows = 256, .cols = 1536, .group = 128, .offsets = true}, 29);
@@ -180,16 +265,10 @@ TEST(TiledLinear, KeepsRowsApart) {
 TEST(TiledLinear, RefusesCallsItWouldGetWrong) {
   const Weight weight({.rows = 128, .cols = 640}, 1);
   const DeviceArray<uint16_t> x(std::vector<uint16_t>(1280, 0)), y(128);
-  const DeviceArray<uint8_t> workspace(
-      static_cast<size_t>(TiledWorkspaceBytes(weight.layout(), 1)));
-  const TiledLinear good{.layout = weight.layout(),
-                         .weights = weight.data(),
-                         .x = x.data(),
-                         .x_stride = 640,
-                         .y = y.data(),
-                         .y_stride = 128,
-                         .rows = 1,
-                         .workspace = workspace.data()};
+  TiledLinear good{.x = x.data(), .x_stride = 640, .y_stride = 128, .rows = 1};
+  good.weights[0] = {.layout = weight.layout(), .tiles = weight.data(), .y = y.data()};
+  const DeviceArray<uint8_t> workspace(static_cast<size_t>(TiledWorkspaceBytes(good)));
+  good.workspace = workspace.data();
   const auto error = [&](auto change) {
     TiledLinear call = good;
     change(call);
@@ -200,8 +279,28 @@ TEST(TiledLinear, RefusesCallsItWouldGetWrong) {
   EXPECT_EQ(error([&](TiledLinear& c) { c.rows = 0; }), cudaErrorInvalidValue);
   EXPECT_EQ(error([&](TiledLinear& c) { c.workspace = nullptr; }), cudaErrorInvalidValue);
   EXPECT_EQ(error([&](TiledLinear& c) { c.dtype = DType::kF32; }), cudaErrorInvalidValue);
-  EXPECT_EQ(error([&](TiledLinear& c) { c.layout.offsets = true; }), cudaErrorInvalidValue);
-  EXPECT_EQ(error([&](TiledLinear& c) { c.layout.group = 16; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.weights[0].layout.offsets = true; }),
+            cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.weights[0].layout.group = 16; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.num_weights = 0; }), cudaErrorInvalidValue);
+  EXPECT_EQ(error([&](TiledLinear& c) { c.num_weights = kMostTiledWeights + 1; }),
+            cudaErrorInvalidValue);
+  // A second matrix that is alike is welcome; each of these is not.
+  const auto second_error = [&](auto change) {
+    return error([&](TiledLinear& c) {
+      c.weights[1] = c.weights[0];
+      c.weights[1].layout.rows = 1;  // as many splits as it has with 128 rows
+      c.num_weights = 2;
+      change(c.weights[1]);
+    });
+  };
+  const auto misaligned = static_cast<const void*>(weight.data() + 8);
+  EXPECT_EQ(second_error([&](TiledWeight& w) { w.tiles = misaligned; }), cudaErrorInvalidValue);
+  EXPECT_EQ(second_error([](TiledWeight& w) { w.layout.cols = 512; }), cudaErrorInvalidValue);
+  EXPECT_EQ(second_error([](TiledWeight& w) { w.layout.zero = 8; }), cudaErrorInvalidValue);
+  EXPECT_EQ(second_error([](TiledWeight& w) { w.layout.group = 64; }), cudaErrorInvalidValue);
+  EXPECT_EQ(second_error([](TiledWeight& w) { w.layout.codes = TiledCodes::kLut4; }),
+            cudaErrorInvalidValue);
 }
 
 // Every variant fits the 99 KB of shared memory that sm_89 gives a block.
@@ -252,17 +351,38 @@ TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
 INSTANTIATE_TEST_SUITE_P(Each, TiledCountsTest, testing::ValuesIn(TiledFormats()),
                          [](const auto& info) { return info.param.name; });
 
+// Beside each other matrices ask for what they ask for apart, x again for each row of tiles.
+TEST(TiledLinear, AsksForTheSameBytesInOneLaunchAsApart) {
+  const Weight q({.rows = 256, .cols = 1024, .group = 128, .offsets = true}, 1);
+  const Weight k({.rows = 128, .cols = 1024, .group = 128, .offsets = true}, 2);
+  for (const int32_t rows : {1, 64}) {
+    const std::vector<uint16_t> x = RandomHalves(DType::kF16, static_cast<size_t>(rows) * 1024, 9);
+    const auto counts_of = [&](const std::vector<const Weight*>& weights) {
+      TheGpu().ResetCounts();
+      MultiplyTogether(weights, x, {.dtype = DType::kF16});
+      return TheGpu().counts();
+    };
+    const emulator::Counts both = counts_of({&q, &k}), of_q = counts_of({&q}),
+                           of_k = counts_of({&k});
+    EXPECT_EQ(both.launches, 1u);
+    EXPECT_EQ(both.global_read_bytes, of_q.global_read_bytes + of_k.global_read_bytes);
+    EXPECT_EQ(both.mmas, of_q.mmas + of_k.mmas);
+    EXPECT_LE(both.GlobalExcess(), 1.03);
+    EXPECT_EQ(both.bank_conflicts, 0u);
+  }
+}
+
 TEST(TiledLinear, WritesF32) {
   for (const int32_t rows : {130, 132}) {  // rows of y that are no multiple of 16 bytes, and some
     const Weight weight({.format = Format::kInt8, .rows = rows, .cols = 128}, 31);
     const std::vector<uint16_t> x = RandomHalves(DType::kF16, 3 * 128, 6);
     const DeviceArray<uint16_t> device_x(x);
     const DeviceArray<float> y(static_cast<size_t>(3) * rows);
-    TiledLinear call{.layout = weight.layout(), .weights = weight.data(), .dtype = DType::kF16};
+    TiledLinear call{.dtype = DType::kF16};
+    call.weights[0] = {.layout = weight.layout(), .tiles = weight.data(), .y = y.data()};
     call.x = device_x.data();
     call.x_stride = 128;
     call.f32_y = true;
-    call.y = y.data();
     call.y_stride = rows;
     call.rows = 3;
     ASSERT_EQ(LaunchTiledLinear(call, nullptr), cudaSuccess) << TheGpu().TakeFault();

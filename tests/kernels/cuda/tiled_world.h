@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device_array.h"
@@ -21,10 +22,9 @@ namespace nibble::cuda {
 // One matrix on the device, ready to be multiplied by any rows.
 class Weight {
  public:
-  Weight(const quant::RandomSpec& spec, uint32_t seed)
-      : matrix_(quant::RandomMatrix(spec, seed)),
-        packed_(PackTiles(matrix_).value()),
-        bytes_(packed_.bytes) {
+  Weight(const quant::RandomSpec& spec, uint32_t seed) : Weight(quant::RandomMatrix(spec, seed)) {}
+  explicit Weight(quant::Matrix matrix)
+      : matrix_(std::move(matrix)), packed_(PackTiles(matrix_).value()), bytes_(packed_.bytes) {
     std::vector<float> row(matrix_.cols);
     for (int32_t n = 0; n < matrix_.rows; ++n) {
       quant::DequantizeRow(matrix_, n, row.data());
@@ -67,28 +67,37 @@ struct MultiplyOptions {
   bool count_sums = false;  // the launch of group sums, too, in the emulator's counts
 };
 
-inline std::vector<uint16_t> Multiply(const Weight& weight, const std::vector<uint16_t>& x,
-                                      const MultiplyOptions& options = {}) {
-  const int32_t rows = static_cast<int32_t>(x.size() / weight.cols());
+// y [rows of x, rows of all weights], by one launch.
+inline std::vector<uint16_t> MultiplyTogether(const std::vector<const Weight*>& weights,
+                                              const std::vector<uint16_t>& x,
+                                              const MultiplyOptions& options = {}) {
+  const int32_t cols = weights[0]->cols();
+  TiledLinear call;
+  call.num_weights = static_cast<int32_t>(weights.size());
+  call.rows = static_cast<int32_t>(x.size()) / cols;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    call.weights[i].layout = weights[i]->layout();
+    call.weights[i].tiles = weights[i]->data();
+    call.y_stride += weights[i]->rows();
+  }
   const DeviceArray<uint16_t> device_x(x);
-  DeviceArray<uint16_t> y(static_cast<size_t>(rows) * weight.rows());
-  const int64_t workspace_bytes = TiledWorkspaceBytes(weight.layout(), rows);
+  DeviceArray<uint16_t> y(static_cast<size_t>(call.rows) * call.y_stride);
+  const int64_t workspace_bytes = TiledWorkspaceBytes(call);
   const DeviceArray<uint8_t> workspace(static_cast<size_t>(workspace_bytes) + 1);
-  cudaMemset(workspace.data(), 0,
-             static_cast<size_t>(TiledCounterBytes(weight.layout(), rows)) * (workspace_bytes > 0));
+  cudaMemset(workspace.data(), 0, static_cast<size_t>(TiledCounterBytes(call)));
   std::optional<DeviceArray<float>> bias;
   if (!options.bias.empty()) bias.emplace(options.bias);
-  TiledLinear call{.layout = weight.layout(), .weights = weight.data(), .dtype = options.dtype};
+  for (int32_t i = 0, col = 0; i < call.num_weights; col += weights[i++]->rows()) {
+    call.weights[i].y = y.data() + col;
+    if (bias.has_value()) call.weights[i].bias = bias->data() + col;
+  }
+  call.dtype = options.dtype;
   call.x = device_x.data();
-  call.x_stride = weight.cols();
-  call.y = y.data();
-  call.y_stride = weight.rows();
-  call.rows = rows;
-  call.bias = bias.has_value() ? bias->data() : nullptr;
+  call.x_stride = cols;
   call.workspace = workspace_bytes > 0 ? workspace.data() : nullptr;
-  const DeviceArray<float> sums(static_cast<size_t>(GroupSumsGroups(call.layout)) *
-                                GroupSumsStride(rows));
-  if (call.layout.offsets) {
+  const TiledLayout& layout = call.weights[0].layout;
+  const DeviceArray<float> sums(static_cast<size_t>(GroupSumsBytes(layout, call.rows)) / 4);
+  if (layout.offsets) {
     EXPECT_EQ(LaunchGroupSums(call, sums.data(), nullptr), cudaSuccess)
         << emulator::TheGpu().TakeFault();
     call.group_sums = sums.data();
@@ -102,6 +111,11 @@ inline std::vector<uint16_t> Multiply(const Weight& weight, const std::vector<ui
     EXPECT_EQ(LaunchTiledLinear(call, nullptr), cudaSuccess) << emulator::TheGpu().TakeFault();
   }
   return y.Read();
+}
+
+inline std::vector<uint16_t> Multiply(const Weight& weight, const std::vector<uint16_t>& x,
+                                      const MultiplyOptions& options = {}) {
+  return MultiplyTogether({&weight}, x, options);
 }
 
 inline double ErrorOf(const Weight& weight, int32_t rows, DType dtype) {

@@ -12,9 +12,11 @@
 #undef __device__
 #undef __launch_bounds__
 #undef __shared__
+#undef __grid_constant__
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static_assert(false, "take SharedMemory<T>()")
 
 #define threadIdx (::nibble::emulator::TheGpu().block().thread().index)
