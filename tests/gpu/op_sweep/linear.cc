@@ -1,6 +1,6 @@
-// Linears of the 8B shape: every format of weight, by rows of x.
-#include <algorithm>
+// Linears of the 8B shape, as a layer calls them: every format of weight, by rows of x.
 #include <memory>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -26,14 +26,22 @@ constexpr Weight kWeights[] = {
     {"bf16", Format::kBf16, 0},
 };
 
+// The matrices of one call, as a layer has them.
 struct Shape {
   const char* name;
-  int32_t out, in;
+  std::vector<int32_t> outs;
+  int32_t in;
 };
+int32_t OutOf(const Shape& shape) {
+  return std::accumulate(shape.outs.begin(), shape.outs.end(), 0);
+}
 
 std::vector<Shape> Shapes(const Options& options) {
-  if (options.small) return {{"small", 256, 128}};
-  return {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}};
+  if (options.small) return {{"small", {192, 64}, 128}};
+  return {{"qkv", {4096, 1024, 1024}, 4096},
+          {"o", {4096}, 4096},
+          {"gate_up", {14336, 14336}, 4096},
+          {"down", {4096}, 14336}};
 }
 std::vector<int32_t> RowCounts(const Options& options) {
   if (options.small) return {1, 3};
@@ -41,12 +49,12 @@ std::vector<int32_t> RowCounts(const Options& options) {
 }
 
 // One random number a byte: a second for the largest.
-quant::Matrix RandomWeight(const Weight& weight, const Shape& shape) {
-  const size_t elements = static_cast<size_t>(shape.out) * shape.in;
+quant::Matrix RandomWeight(const Weight& weight, int32_t out, int32_t in) {
+  const size_t elements = static_cast<size_t>(out) * in;
   const bool floats = weight.format == Format::kBf16;
   const bool nibbles = weight.format == Format::kInt4Affine || weight.format == Format::kLut4;
-  quant::Matrix matrix{.format = weight.format, .rows = shape.out, .cols = shape.in};
-  matrix.group = floats ? 0 : (weight.group == 0 ? shape.in : weight.group);
+  quant::Matrix matrix{.format = weight.format, .rows = out, .cols = in};
+  matrix.group = floats ? 0 : (weight.group == 0 ? in : weight.group);
   matrix.codes.resize(floats ? elements * 2 : (nibbles ? elements / 2 : elements));
   std::mt19937 random(11);
   // Of e4m3 0x7F is no number; bf16 from 1 to 2 is f16 too, which a backend may want.
@@ -61,39 +69,55 @@ quant::Matrix RandomWeight(const Weight& weight, const Shape& shape) {
   return matrix;
 }
 
-// As many equal matrices as it takes to come from memory each time.
-absl::StatusOr<std::vector<std::unique_ptr<PackedMatrix>>> Copies(Backend& backend,
-                                                                  const Options& options,
-                                                                  const quant::Matrix& matrix) {
-  std::vector<std::unique_ptr<PackedMatrix>> copies(1);
-  NIBBLE_ASSIGN_OR_RETURN(copies[0], backend.Pack(matrix));
-  const int64_t wanted = options.small ? 2 : options.cold_bytes / copies[0]->size_bytes() + 2;
-  const PackedBytes bytes = backend.ToBytes(*copies[0]);
+using Matrices = std::vector<std::unique_ptr<PackedMatrix>>;
+
+int64_t BytesOf(const Matrices& matrices) {
+  int64_t bytes = 0;
+  for (const auto& matrix : matrices) bytes += matrix->size_bytes();
+  return bytes;
+}
+
+// As many equal sets of a call's matrices as it takes to come from memory each time.
+absl::StatusOr<std::vector<Matrices>> Copies(Backend& backend, const Options& options,
+                                             const Weight& weight, const Shape& shape) {
+  std::vector<Matrices> copies(1);
+  for (const int32_t out : shape.outs) {
+    NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
+                            backend.Pack(RandomWeight(weight, out, shape.in)));
+    copies[0].push_back(std::move(matrix));
+  }
+  const int64_t wanted = options.small ? 2 : options.cold_bytes / BytesOf(copies[0]) + 2;
+  std::vector<PackedBytes> bytes;
+  for (const auto& matrix : copies[0]) bytes.push_back(backend.ToBytes(*matrix));
   while (static_cast<int64_t>(copies.size()) < wanted) {
-    NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> copy, backend.FromBytes(bytes, nullptr));
-    copies.push_back(std::move(copy));
+    Matrices& copy = copies.emplace_back();
+    for (const PackedBytes& of_matrix : bytes) {
+      NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
+                              backend.FromBytes(of_matrix, nullptr));
+      copy.push_back(std::move(matrix));
+    }
   }
   return copies;
 }
 
 absl::Status TimeLinear(Backend& backend, const Options& options, const Weight& weight,
-                        const Shape& shape,
-                        const std::vector<std::unique_ptr<PackedMatrix>>& copies, int32_t rows,
+                        const Shape& shape, const std::vector<Matrices>& copies, int32_t rows,
                         Report report) {
   const DType dtype = backend.activation_dtype();
   NIBBLE_ASSIGN_OR_RETURN(const Rows x, Rows::Create(backend, dtype, rows, shape.in, 1));
-  NIBBLE_ASSIGN_OR_RETURN(const Rows y, Rows::Create(backend, dtype, rows, shape.out, 2));
+  NIBBLE_ASSIGN_OR_RETURN(const Rows y, Rows::Create(backend, dtype, rows, OutOf(shape), 2));
   Figure figure{.op = "linear", .variant = weight.name, .shape = shape.name, .rows = rows};
-  figure.bytes = copies[0]->size_bytes() +
-                 int64_t{rows} * (shape.in + shape.out) * static_cast<int64_t>(SizeOf(dtype));
-  figure.flops = 2 * int64_t{rows} * shape.in * shape.out;
+  figure.bytes = BytesOf(copies[0]) +
+                 int64_t{rows} * (shape.in + OutOf(shape)) * static_cast<int64_t>(SizeOf(dtype));
+  figure.flops = 2 * int64_t{rows} * shape.in * OutOf(shape);
   const auto step = [&] {
-    for (const auto& copy : copies) {
-      const PackedMatrix* const matrix = copy.get();
+    for (const Matrices& copy : copies) {
+      std::vector<const PackedMatrix*> weights;
+      for (const auto& matrix : copy) weights.push_back(matrix.get());
       LinearParams params;
       params.x = x.tensor();
       params.y = y.tensor();
-      params.weights = absl::MakeConstSpan(&matrix, 1);
+      params.weights = weights;
       backend.Linear(params);
     }
   };
@@ -109,8 +133,7 @@ absl::Status SweepLinear(const MakeBackend& make, const Options& options, Report
   for (const Weight& weight : kWeights) {
     for (const Shape& shape : Shapes(options)) {
       NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, make());
-      NIBBLE_ASSIGN_OR_RETURN(const auto copies,
-                              Copies(*backend, options, RandomWeight(weight, shape)));
+      NIBBLE_ASSIGN_OR_RETURN(const auto copies, Copies(*backend, options, weight, shape));
       for (const int32_t rows : RowCounts(options)) {
         NIBBLE_RETURN_IF_ERROR(TimeLinear(*backend, options, weight, shape, copies, rows, report));
       }
