@@ -74,6 +74,17 @@ NIBBLE_PTX void StoreShared16(uint32_t to, uint4 v) {
                : "memory");
 }
 
+// Adds to four bytes of shared memory and returns the old value. Atomics of several threads need no
+// barrier among themselves.
+NIBBLE_PTX uint32_t AtomicAddShared(uint32_t counter, uint32_t value) {
+  uint32_t old;
+  asm volatile("atom.shared.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "r"(counter), "r"(value)
+               : "memory");
+  return old;
+}
+
 // --- global memory
 
 NIBBLE_PTX uint4 LoadGlobal16(const void* from) {
@@ -197,7 +208,8 @@ NIBBLE_PTX uint32_t Lop3(uint32_t a, uint32_t b, uint32_t c) {
   return out;
 }
 
-// Byte i of the result is the byte of (a, b) that the i-th nibble of `selector` numbers, 0 .. 7.
+// Byte i of the result is the byte of (a, b) that the i-th nibble of `selector` numbers, 0 .. 7;
+// with 8 more, that byte's highest bit eight times.
 NIBBLE_PTX uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   uint32_t out;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));

@@ -146,6 +146,46 @@ TEST(Emulator, TransposesAMatrixOfRegisters) {
   }
 }
 
+TEST(Emulator, PermutesBytesAndRepeatsTheirSigns) {
+  std::vector<uint32_t> in(96);
+  for (int lane = 0; lane < 32; ++lane) {
+    in[lane] = 0x83027F80u;
+    in[32 + lane] = 0x44FF0690u;
+    in[64 + lane] = 0x3210u;
+  }
+  in[64 + 1] = 0x7654u;
+  in[64 + 2] = 0x9180u;  // signs of bytes 1 and 0 above them
+  in[64 + 3] = 0xFEDCu;
+  const DeviceArray<uint32_t> device_in(in), out(32);
+  ASSERT_EQ(ProbeBytePermute(device_in.data(), out.data()), cudaSuccess);
+  const std::vector<uint32_t> result = out.Read();
+  EXPECT_EQ(result[0], 0x83027F80u);
+  EXPECT_EQ(result[1], 0x44FF0690u);
+  EXPECT_EQ(result[2], 0x007FFF80u);
+  EXPECT_EQ(result[3], 0x00FF00FFu);
+}
+
+// In any order, and no addition lost: what lanes saw before theirs, and theirs, chain up to the
+// sum.
+TEST(Emulator, AddsAtomicallyInSharedMemory) {
+  std::vector<uint32_t> in(32);
+  for (uint32_t lane = 0; lane < 32; ++lane) in[lane] = 1u << (lane / 8) | 0x40000000u;
+  const DeviceArray<uint32_t> device_in(in), out(64);
+  ASSERT_EQ(ProbeAtomicAddShared(device_in.data(), out.data()), cudaSuccess);
+  const std::vector<uint32_t> result = out.Read();
+  for (uint32_t counter = 0; counter < 8; ++counter) {
+    const uint32_t sum = in[0] + in[8] + in[16] + in[24];
+    std::vector<uint32_t> reached = {0}, before;
+    for (uint32_t lane = counter; lane < 32; lane += 8) {
+      EXPECT_EQ(result[lane], sum);
+      before.push_back(result[32 + lane]);
+      reached.push_back(result[32 + lane] + in[lane]);
+    }
+    before.push_back(sum);
+    EXPECT_THAT(before, testing::UnorderedElementsAreArray(reached)) << counter;
+  }
+}
+
 emulator::Counts CountsOf(cudaError_t error) {
   EXPECT_EQ(error, cudaSuccess) << TheGpu().TakeFault();
   const emulator::Counts counts = TheGpu().counts();

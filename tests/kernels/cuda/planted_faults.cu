@@ -54,6 +54,28 @@ __global__ void WarpSyncOfAnotherWarp(float*, float* out) {
   out[threadIdx.x] = Values()[threadIdx.x ^ 32];
 }
 
+// --- atomics
+
+__device__ void Count() { ptx::AtomicAddShared(Address(0), 1); }
+__global__ void SyncedAtomics(float*, float* out) {
+  if (threadIdx.x == 0) Values()[0] = 0;
+  ptx::SyncThreads();
+  Count();
+  ptx::SyncThreads();
+  out[threadIdx.x] = Values()[0];
+}
+__global__ void AtomicsOnUnwritten(float*, float*) { Count(); }
+__global__ void AtomicsBesideAWrite(float*, float*) {
+  if (threadIdx.x == 5) Values()[0] = 0;
+  Count();
+}
+__global__ void AtomicsBesideARead(float*, float* out) {
+  if (threadIdx.x == 0) Values()[0] = 0;
+  ptx::SyncThreads();
+  Count();
+  out[threadIdx.x] = Values()[0];
+}
+
 // --- asynchronous copies
 
 __device__ void Copy(const float* in) {
@@ -221,6 +243,12 @@ std::vector<PlantedFault> PlantedFaults() {
       {"ShuffleIsNoSync", "races with the write of thread|never written", Run<ShuffleIsNoSync>},
       {"WarpSyncOfAnotherWarp", "races with the write of thread|never written",
        Run<WarpSyncOfAnotherWarp>},
+      {"SyncedAtomics", "", Run<SyncedAtomics>},
+      {"AtomicsOnUnwritten", "atomic: shared memory that was never written",
+       Run<AtomicsOnUnwritten>},
+      {"AtomicsBesideAWrite", "races with the write of thread|never written",
+       Run<AtomicsBesideAWrite>},
+      {"AtomicsBesideARead", "races with the (write|read) of thread", Run<AtomicsBesideARead>},
       {"CopyWaited", "", Run<CopyWaited>},
       {"CopyNotWaited", "an asynchronous copy to these bytes is not finished", Run<CopyNotWaited>},
       {"CopyWaitedOneTooFew", "an asynchronous copy to these bytes is not finished",

@@ -45,6 +45,21 @@ __global__ void Transpose(const uint32_t* in, uint32_t* out) {
   out[threadIdx.x] = ptx::TransposeMatrix(in[threadIdx.x]);
 }
 
+__global__ void BytePermute(const uint32_t* in, uint32_t* out) {
+  const int lane = threadIdx.x;
+  out[lane] = ptx::BytePermute(in[lane], in[lane + 32], in[lane + 64]);
+}
+
+__global__ void AtomicAddShared(const uint32_t* in, uint32_t* out) {
+  auto& shared = SharedMemory<Shared>();
+  const int lane = threadIdx.x;
+  shared.words[lane] = 0;
+  ptx::SyncThreads();
+  out[32 + lane] = ptx::AtomicAddShared(ptx::SharedAddress(&shared.words[lane % 8]), in[lane]);
+  ptx::SyncThreads();
+  out[lane] = shared.words[lane % 8];
+}
+
 __global__ void Read4(const uint32_t* in, uint32_t* out, int stride) {
   out[threadIdx.x] = in[threadIdx.x * stride];
 }
@@ -79,6 +94,12 @@ cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t*
 }
 cudaError_t ProbeTranspose(const uint32_t* in, uint32_t* out) {
   return Launch(Transpose, OneWarp(), in, out);
+}
+cudaError_t ProbeBytePermute(const uint32_t* in, uint32_t* out) {
+  return Launch(BytePermute, OneWarp(), in, out);
+}
+cudaError_t ProbeAtomicAddShared(const uint32_t* in, uint32_t* out) {
+  return Launch(AtomicAddShared, OneWarp(), in, out);
 }
 cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride) {
   return Launch(Read4, OneWarp(), in, out, stride);

@@ -18,6 +18,12 @@ cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t*
 // One matrix in registers [32] to its transpose.
 cudaError_t ProbeTranspose(const uint32_t* in, uint32_t* out);
 
+// out[lane] = BytePermute(in[lane], in[lane + 32], in[lane + 64]) of 32 lanes.
+cudaError_t ProbeBytePermute(const uint32_t* in, uint32_t* out);
+// Each of 32 lanes adds in[lane] to counter lane % 8, zero at first. out[lane]: the counter after
+// it; out[32 + lane]: what it was before the lane's own addition.
+cudaError_t ProbeAtomicAddShared(const uint32_t* in, uint32_t* out);
+
 // Each of 32 threads reads 4 (or 16) bytes at 4-byte word thread * stride, from global to shared
 // and back, and writes them at thread * 4 words.
 cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride);

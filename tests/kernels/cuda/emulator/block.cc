@@ -310,6 +310,14 @@ uint32_t Block::AtomicAdd(uint32_t* counter, uint32_t value, const Location& whe
   return std::exchange(*counter, *counter + value);
 }
 
+uint32_t Block::AtomicAddShared(uint32_t address, uint32_t value, const Location& where) {
+  auto* counter = reinterpret_cast<uint32_t*>(SharedPointer(address, sizeof(uint32_t), where));
+  const std::string wrong = shared_.AccessAtomically(counter, sizeof *counter, current_->id);
+  if (!wrong.empty()) Fail("atomic: " + wrong, &where);
+  ++counts_.shared_atomics;
+  return std::exchange(*counter, *counter + value);
+}
+
 // --- asynchronous copies: the bytes arrive as late as the rules allow, in the wait; until then
 // they are NaNs
 

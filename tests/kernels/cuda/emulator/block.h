@@ -74,6 +74,7 @@ class Block {
   void Fence() { memory_.Fence(); }
   void WaitForLaunches() { current_->waited = true; }
   uint32_t AtomicAdd(uint32_t* counter, uint32_t value, const Location& where);
+  uint32_t AtomicAddShared(uint32_t address, uint32_t value, const Location& where);
   void StartCopy(uint32_t to, const void* from, int bytes, int valid_bytes, const Location& where);
   void CommitCopies();
   void WaitCopies(int pending);

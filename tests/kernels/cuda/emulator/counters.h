@@ -20,7 +20,8 @@ struct Counts {
   uintptr_t worst_conflict_site = 0;  // of the instruction with the most in one execution
   uint64_t worst_conflict = 0;
 
-  uint64_t mmas = 0, matrix_loads = 0, barriers = 0, atomics = 0;
+  uint64_t mmas = 0, matrix_loads = 0, barriers = 0;
+  uint64_t atomics = 0, shared_atomics = 0;  // of threads
   uint64_t launches = 0, blocks = 0;
   // Launches that may start before those before them end, and what they read of global memory until
   // they wait for those.

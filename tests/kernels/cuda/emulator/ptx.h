@@ -50,6 +50,11 @@ inline void StoreShared16(uint32_t to, uint4 v, const Location& where = Location
   RunningBlock().Store16(RunningBlock().SharedPointer(to, 16, where), v, where);
 }
 
+inline uint32_t AtomicAddShared(uint32_t counter, uint32_t value,
+                                const Location& where = Location::current()) {
+  return RunningBlock().AtomicAddShared(counter, value, where);
+}
+
 // --- global memory
 
 inline uint4 LoadGlobal16(const void* from, const Location& where = Location::current()) {
@@ -125,15 +130,15 @@ uint32_t Lop3(uint32_t a, uint32_t b, uint32_t c) {
   }
   return out;
 }
-// With bit 3 of a selector's nibble PTX repeats the byte's sign; no kernel uses that, so here it is
-// a fault.
-inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector,
-                            const Location& where = Location::current()) {
-  if ((selector & 0x8888u) != 0) RunningBlock().Fail("a selector of BytePermute above 7", &where);
+inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = uint64_t{b} << 32 | a;
   uint32_t out = 0;
-  for (int i = 0; i < 4; ++i)
-    out |= static_cast<uint32_t>(bytes >> (selector >> (4 * i) & 7) * 8 & 0xFF) << (8 * i);
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = selector >> (4 * i);
+    uint32_t byte = bytes >> (nibble & 7) * 8 & 0xFF;
+    if ((nibble & 8) != 0) byte = (byte & 0x80) != 0 ? 0xFF : 0;
+    out |= byte << (8 * i);
+  }
   return out;
 }
 

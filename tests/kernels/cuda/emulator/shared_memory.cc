@@ -44,15 +44,16 @@ bool SharedMemory::ReadsAreOrdered(const Shadow& shadow, int thread) const {
   return shadow.reader / 32 == thread / 32 && shadow.read_sync < warp_syncs_[thread / 32];
 }
 
-SharedMemory::Fault SharedMemory::Check(const Shadow& shadow, bool write, int thread) const {
+SharedMemory::Fault SharedMemory::Check(const Shadow& shadow, Kind kind, int thread) const {
   if (shadow.in_flight) return Fault::kInFlight;
   const bool written = shadow.write_barrier >= first_barrier_;
   const bool ordered =
       !written || shadow.writer == thread || shadow.write_barrier < barrier_ ||
+      (kind == Kind::kAtomic && shadow.atomic) ||
       (shadow.writer / 32 == thread / 32 && shadow.write_sync < warp_syncs_[thread / 32]);
   if (!ordered) return Fault::kRaceWithWrite;
-  if (write && !ReadsAreOrdered(shadow, thread)) return Fault::kRaceWithRead;
-  return !write && !written ? Fault::kNeverWritten : Fault::kNone;
+  if (kind != Kind::kRead && !ReadsAreOrdered(shadow, thread)) return Fault::kRaceWithRead;
+  return kind != Kind::kWrite && !written ? Fault::kNeverWritten : Fault::kNone;
 }
 
 void SharedMemory::RecordRead(Shadow& shadow, int thread) {
@@ -72,7 +73,10 @@ void SharedMemory::RecordRead(Shadow& shadow, int thread) {
   shadow.read_sync = sync;
 }
 
-void SharedMemory::RecordWrite(Shadow& shadow, int thread) {
+void SharedMemory::RecordWrite(Shadow& shadow, bool atomic, int thread) {
+  // A write of this thread that other threads' atomics race with is not forgotten for its own.
+  const bool is_new = shadow.write_barrier < barrier_;
+  shadow.atomic = atomic && (shadow.atomic || is_new || shadow.writer != thread);
   shadow.writer = static_cast<uint16_t>(thread);
   shadow.write_barrier = barrier_;
   shadow.write_sync = warp_syncs_[thread / 32];
@@ -80,12 +84,20 @@ void SharedMemory::RecordWrite(Shadow& shadow, int thread) {
 }
 
 std::string SharedMemory::Access(const void* pointer, size_t bytes, bool write, int thread) {
+  return Access(pointer, bytes, write ? Kind::kWrite : Kind::kRead, thread);
+}
+
+std::string SharedMemory::AccessAtomically(const void* pointer, size_t bytes, int thread) {
+  return Access(pointer, bytes, Kind::kAtomic, thread);
+}
+
+std::string SharedMemory::Access(const void* pointer, size_t bytes, Kind kind, int thread) {
   const int64_t offset = At(pointer) - begin_;
   if (offset < 0 || offset + bytes > bytes_) return "shared memory out of bounds";
-  if (bytes == 1 && write)
+  if (bytes == 1 && kind != Kind::kRead)
     return "single bytes of shared memory: the emulator tells accesses apart by two bytes";
   for (size_t i = offset / kGranule; i <= (offset + bytes - 1) / kGranule; ++i) {
-    switch (Check(shadow_[i], write, thread)) {
+    switch (Check(shadow_[i], kind, thread)) {
       case Fault::kInFlight:
         return "an asynchronous copy to these bytes is not finished";
       case Fault::kRaceWithWrite:
@@ -97,7 +109,11 @@ std::string SharedMemory::Access(const void* pointer, size_t bytes, bool write, 
       case Fault::kNone:
         break;
     }
-    write ? RecordWrite(shadow_[i], thread) : RecordRead(shadow_[i], thread);
+    if (kind == Kind::kRead) {
+      RecordRead(shadow_[i], thread);
+    } else {
+      RecordWrite(shadow_[i], kind == Kind::kAtomic, thread);
+    }
   }
   return "";
 }
@@ -111,7 +127,7 @@ void SharedMemory::FinishCopy(const void* pointer, size_t bytes, int thread) {
   const size_t first = (At(pointer) - begin_) / kGranule;
   for (size_t i = 0; i < bytes / kGranule; ++i) {
     shadow_[first + i].in_flight = false;
-    RecordWrite(shadow_[first + i], thread);
+    RecordWrite(shadow_[first + i], /*atomic=*/false, thread);
   }
 }
 

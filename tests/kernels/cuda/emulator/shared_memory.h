@@ -4,7 +4,8 @@
 // Time is two counters: barriers that the block has passed, and __syncwarp calls that each warp has
 // passed. One access is ordered after another when the same thread made both, or a barrier lies
 // between them, or both threads are of one warp and a __syncwarp lies between; nothing else orders
-// (shuffles, votes and mma do not, as in CUDA's memory model). Faults: out of bounds, never written
+// (shuffles, votes and mma do not, as in CUDA's memory model); atomics need no order among
+// themselves. Faults: out of bounds, never written
 // in this block, two threads' accesses without order of which one is a write, bytes of an
 // asynchronous copy that its thread has not waited for.
 //
@@ -44,6 +45,7 @@ class SharedMemory {
 
   // Empty, or what is wrong with `thread`'s access.
   std::string Access(const void* pointer, size_t bytes, bool write, int thread);
+  std::string AccessAtomically(const void* pointer, size_t bytes, int thread);
   void StartCopy(const void* pointer, size_t bytes);               // after Access(.., write)
   void FinishCopy(const void* pointer, size_t bytes, int thread);  // a write of now
 
@@ -55,14 +57,17 @@ class SharedMemory {
     uint16_t writer = 0, reader = 0;
     Readers readers = Readers::kOne;
     bool in_flight = false;
+    bool atomic = false;  // the write
   };
   static constexpr size_t kGranule = 2;
   static const uint8_t* At(const void* pointer) { return static_cast<const uint8_t*>(pointer); }
   enum class Fault : uint8_t { kNone, kInFlight, kRaceWithWrite, kRaceWithRead, kNeverWritten };
-  Fault Check(const Shadow& shadow, bool write, int thread) const;
+  enum class Kind : uint8_t { kRead, kWrite, kAtomic };
+  std::string Access(const void* pointer, size_t bytes, Kind kind, int thread);
+  Fault Check(const Shadow& shadow, Kind kind, int thread) const;
   bool ReadsAreOrdered(const Shadow& shadow, int thread) const;
   void RecordRead(Shadow& shadow, int thread);
-  void RecordWrite(Shadow& shadow, int thread);
+  void RecordWrite(Shadow& shadow, bool atomic, int thread);
 
   uint8_t* map_ = nullptr;
   uint8_t* begin_ = nullptr;
