@@ -178,7 +178,7 @@ def prefill_rate(device, kernels, tokens=4096, shape=LLAMA_8B):
 def launches(kernels, shape, rows):
     passes = len(split_rows(rows, kernels.rows_a_pass))
     layer = passes * (len(shape.matrices()) + kernels.other_launches) + kernels.step_launches + 1
-    embed_and_sample = 2
+    embed_and_sample = 5  # one and four
     return shape.layers * layer + passes * (kernels.head_launches + 1) + embed_and_sample
 
 

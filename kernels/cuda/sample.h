@@ -1,17 +1,22 @@
 // Drawing tokens on the device, as SampleRow in kernels/ops.h says, for all rows of a step at once.
 //
-// Nothing is sorted and nothing is kept but the logits: a block a row goes over it several times.
-// top_k and top_p are cuts at a logit, found by bisection of its bits, two bits a pass; among equal
-// logits at the cut the lowest ids stay. Probabilities are f32 relative to the largest, their sums
-// fixed-point integers of 2^-44, exact in any order, so that a row's draw depends on the row alone.
+// Four launches. Blocks of 8,192 ids each find their best, then by how much ids fall behind the
+// row's best: how many of them there are, and of what mass, in each of 1,024 bins. top_k and top_p
+// are cuts in the order of falling logits, rising ids; they fall into a bin or two, whose ids are
+// listed and put in order by one block a row, and all bins before are kept whole. Where so many
+// logits are nearly equal that a list of 512 ids a block, or 2,048 a row, does not hold them, that
+// block goes over the row instead, two bits of the cut's logit a pass. Probabilities are f32
+// relative to the largest, their sums fixed-point integers of 2^-44, exact in any order, so that a
+// row's draw depends on the row alone.
 //
 // The same draw as the CPU backend's (same Philox words, same order of ids) unless the uniform
 // number or a share of top_p falls within about 1e-6 of the boundary between two ids, where the two
 // backends' exponentials differ.
 //
-// Passes over a row of vocab_size f32: greedy 1; temperature alone 3; top_k and top_p 16 to 18 more
-// each; logprobs 1 and one for each of num_logprobs. Rows that are adjusted are copied first. At
-// one row a single multiprocessor works. Needs sm_80. Has run on sm_90 alone, an H200.
+// Passes over a row of vocab_size f32, by all of its blocks: greedy 1; with a temperature 2, with
+// top_k or top_p 3, and one slice more for the draw. By one block: 2 for log probabilities, and 1
+// for each of num_logprobs but the first; 18 to 55 for each cut that no list holds. Rows that are
+// adjusted are copied first. Needs sm_80. Never run on a GPU yet.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -70,15 +75,18 @@ struct SampleCall {
   const SeenToken* seen = nullptr;           // what the ranges are of; null where none is used
   const BiasedToken* bias = nullptr;
   const int32_t* ids = nullptr;   // of allowed and forbidden
-  float* adjusted = nullptr;      // [rows, vocab_size] scratch, null where no row is adjusted
+  void* scratch = nullptr;        // [rows] of SampleScratchBytes, 16-byte aligned
   DrawnToken* drawn = nullptr;    // [rows]
   int32_t* drawn_ids = nullptr;   // [rows], or null: the ids once more, 0 in place of -1
   LikelyToken* likely = nullptr;  // [rows, max_logprobs], most likely first, lowest id on ties
   int32_t max_logprobs = 0;
 };
 
-// Asynchronous. cudaErrorInvalidValue for no rows, an empty vocabulary or one above 2^19 (the sums'
-// headroom), and missing operands; else the launch's error.
+// What a row takes: 4 bytes for each id, 2 KB for each 8,192 of them, and 14 KB. A multiple of 32.
+int64_t SampleScratchBytes(int32_t vocab_size);
+
+// Asynchronous. cudaErrorInvalidValue for no rows or more than 65535, an empty vocabulary or one
+// above 2^19 (the sums' headroom), and missing or misaligned operands; else the launch's error.
 cudaError_t LaunchSample(const SampleCall& call, cudaStream_t stream);
 
 }  // namespace nibble::cuda

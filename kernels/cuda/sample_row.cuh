@@ -1,5 +1,5 @@
-// The passes over one row of logits that drawing a token needs (sample.h), by a whole block. Every
-// function here is called by all of its threads and returns the same to each.
+// What drawing a token (sample.h) asks of one row of logits, by a whole block. Every function that
+// folds is called by all of its threads and returns the same to each.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,36 @@ __device__ __forceinline__ uint64_t Shuffle(uint64_t x, int lane_mask) {
   const uint32_t low = ptx::ShuffleXor(static_cast<uint32_t>(x), lane_mask);
   const uint32_t high = ptx::ShuffleXor(static_cast<uint32_t>(x >> 32), lane_mask);
   return uint64_t{high} << 32 | low;
+}
+
+// The sums of lanes below this one, and of all, in `total`.
+__device__ __forceinline__ uint64_t ScanWarp(uint64_t own, uint64_t* total) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  uint64_t below = 0, sum = own;  // of the lanes that share the bits above this one's
+#pragma unroll
+  for (int bit = 1; bit < 32; bit *= 2) {
+    const uint64_t other = Shuffle(sum, bit);
+    if ((lane & bit) != 0) below += other;
+    sum += other;
+  }
+  *total = sum;
+  return below;
+}
+
+// The same of threads.
+__device__ __forceinline__ uint64_t ScanBlock(uint64_t own, uint64_t* total) {
+  Exchange& exchange = SharedMemory<Exchange>();
+  const int own_warp = static_cast<int>(threadIdx.x) / 32;
+  uint64_t of_warp = 0, below = ScanWarp(own, &of_warp);
+  ptx::SyncThreads();  // what was exchanged before has been read
+  if (threadIdx.x % 32 == 0) exchange.words[0][own_warp] = of_warp;
+  ptx::SyncThreads();
+  *total = 0;
+  for (int warp = 0; warp < kWarps; ++warp) {
+    if (warp < own_warp) below += exchange.words[0][warp];
+    *total += exchange.words[0][warp];
+  }
+  return below;
 }
 
 // Folds every thread's values with `fold`, which must not care for the order.
@@ -64,36 +94,54 @@ __device__ __forceinline__ float FloatOfKey(uint32_t key) {
   return ptx::FloatOfBits((key >> 31) != 0 ? key & 0x7FFFFFFFu : ~key);
 }
 
+// Ids in the order of falling logits, rising ids: the first has the largest number; none has 0.
+__device__ __forceinline__ uint64_t OrderOf(float logit, int32_t id) {
+  return uint64_t{KeyOf(logit)} << 32 | ~static_cast<uint32_t>(id);
+}
+__device__ __forceinline__ float LogitOf(uint64_t order) {
+  return FloatOfKey(static_cast<uint32_t>(order >> 32));
+}
+__device__ __forceinline__ int32_t IdOf(uint64_t order) {
+  return static_cast<int32_t>(~static_cast<uint32_t>(order));
+}
+
 struct Best {
-  float logit = __builtin_inff();
-  int32_t id = -1;
-  bool nan = false;
+  uint64_t order = 0;  // 0: there is none
+  uint64_t nan = 0;    // 1: a NaN is among them
 
   __device__ __forceinline__ bool IsFinite() const {
-    return id >= 0 && !nan && logit != kNever && logit != __builtin_inff();
+    const float logit = LogitOf(order);
+    return order != 0 && nan == 0 && logit != kNever && logit != __builtin_inff();
   }
 };
 
-// The largest logit after `last` in the order of falling logits and rising ids; id -1 where there
-// is none. The first is the one after {}.
-__device__ __forceinline__ Best BestAfter(const float* logits, int32_t size, const Best& last) {
-  uint64_t found[2] = {0, 0};  // the key, then ids falling; whether there is a NaN
-  const uint64_t after = last.id < 0
-                             ? ~uint64_t{0}
-                             : uint64_t{KeyOf(last.logit)} << 32 | ~static_cast<uint32_t>(last.id);
-  for (int i = static_cast<int>(threadIdx.x); i < size; i += kThreads) {
-    const float x = logits[i];
-    if (x != x) found[1] = 1;
-    const uint64_t at = uint64_t{KeyOf(x)} << 32 | ~static_cast<uint32_t>(i);
-    if (at < after && at > found[0]) found[0] = at;
+// Calls f(id, logit) for ids begin .. end - 1, each by one thread, several loads ahead.
+template <class F>
+__device__ __forceinline__ void ForEachLogit(const float* logits, int begin, int end, F f) {
+  constexpr int kAhead = 8;
+  for (int first = begin + static_cast<int>(threadIdx.x); first < end; first += kAhead * kThreads) {
+    float x[kAhead] = {};
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i * kThreads < end) x[i] = logits[first + i * kThreads];
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i * kThreads < end) f(first + i * kThreads, x[i]);
+    }
   }
+}
+
+// The best of ids begin .. end - 1 below `after`.
+__device__ __forceinline__ Best BestBelow(const float* logits, int begin, int end, uint64_t after) {
+  uint64_t found[2] = {0, 0};
+  ForEachLogit(logits, begin, end, [&](int id, float x) {
+    if (x != x) found[1] = 1;
+    const uint64_t order = OrderOf(x, id);
+    if (order < after && order > found[0]) found[0] = order;
+  });
   FoldBlock(found, Larger);
-  Best best;
-  best.nan = found[1] != 0;
-  if (found[0] == 0) return best;
-  best.id = static_cast<int32_t>(~static_cast<uint32_t>(found[0]));
-  best.logit = FloatOfKey(static_cast<uint32_t>(found[0] >> 32));
-  return best;
+  return {found[0], found[1]};
 }
 
 // --- probabilities
@@ -102,14 +150,23 @@ __device__ __forceinline__ Best BestAfter(const float* logits, int32_t size, con
 struct Row {
   const float* logits;
   int32_t size;
-  float max, temperature;
+  float max;
+  float scale;  // of logits to exponents of 2
 
+  __device__ __forceinline__ Row(const float* of, int32_t size_of, float largest, float temperature)
+      : logits(of), size(size_of), max(largest), scale(1.4426950408889634f / temperature) {
+    scale = scale < kLargest ? scale : kLargest;  // so that the largest's exponent is 0
+  }
   // Relative to the largest, which is 1.
   __device__ __forceinline__ float WeightOf(float logit) const {
-    constexpr float kLog2E = 1.4426950408889634f;
-    return ptx::Exp2((logit - max) / temperature * kLog2E);
+    return ptx::Exp2((logit - max) * scale);
   }
 };
+
+// Of fixed point.
+__device__ __forceinline__ uint64_t FixedOf(float weight) {
+  return static_cast<uint64_t>(weight * kWeightUnit);
+}
 
 // Which ids survive: those of a larger key, and of the equal ones those up to an id.
 struct Cut {
@@ -122,27 +179,52 @@ struct Cut {
   }
 };
 
+// The cut that keeps what comes no later.
+__device__ __forceinline__ Cut CutAfter(uint64_t order) {
+  Cut cut;
+  cut.key = static_cast<uint32_t>(order >> 32);
+  cut.last_equal = IdOf(order);
+  return cut;
+}
+
+// The weight of an id that the cut keeps, else 0.
+__device__ __forceinline__ uint64_t MassOf(const Row& row, const Cut& cut, int32_t id, float x) {
+  if (!cut.Keeps(KeyOf(x), id)) return 0;
+  const float weight = row.WeightOf(x);
+  return weight < cut.min_weight && x != row.max ? 0 : FixedOf(weight);
+}
+
+__device__ __forceinline__ uint64_t SumOfMasses(const Row& row, const Cut& cut, int begin,
+                                                int end) {
+  uint64_t mass[1] = {0};
+  ForEachLogit(row.logits, begin, end,
+               [&](int id, float x) { mass[0] += MassOf(row, cut, id, x); });
+  FoldBlock(mass, Sum);
+  return mass[0];
+}
+
+// The least mass that has `share` of `mass`; at least that of the likeliest.
+__device__ __forceinline__ uint64_t ShareOf(uint64_t mass, float share) {
+  const auto needed = static_cast<uint64_t>(static_cast<double>(mass) * share);
+  return needed < 1 ? 1 : needed;
+}
+
+// --- cuts by going over the row again and again (sample_ranks.cuh says when)
+
 struct Sums {
   uint64_t count, mass;
 };
 
-__device__ __forceinline__ uint64_t FixedOf(float weight) {
-  return static_cast<uint64_t>(weight * kWeightUnit);
-}
-
 __device__ __forceinline__ Sums SumOf(const Row& row, const Cut& cut) {
   uint64_t sums[2] = {0, 0};
-  for (int i = static_cast<int>(threadIdx.x); i < row.size; i += kThreads) {
-    const float x = row.logits[i];
-    if (!cut.Keeps(KeyOf(x), i)) continue;
+  ForEachLogit(row.logits, 0, row.size, [&](int id, float x) {
+    if (!cut.Keeps(KeyOf(x), id)) return;
     sums[0] += 1;
     sums[1] += FixedOf(row.WeightOf(x));
-  }
+  });
   FoldBlock(sums, Sum);
   return {sums[0], sums[1]};
 }
-
-// --- cuts
 
 // The largest key such that what `within` keeps at or above it reaches `needed`: a count, or a
 // mass. REQUIRES that all of it does.
@@ -152,15 +234,14 @@ __device__ __forceinline__ uint32_t KeyThatReaches(const Row& row, const Cut& wi
   uint32_t key = 0;
   for (int shift = 30; shift >= 0; shift -= 2) {
     uint64_t reached[3] = {0, 0, 0};  // at key + 1, 2 and 3 steps
-    for (int i = static_cast<int>(threadIdx.x); i < row.size; i += kThreads) {
-      const float x = row.logits[i];
+    ForEachLogit(row.logits, 0, row.size, [&](int id, float x) {
       const uint32_t at = KeyOf(x);
-      if (at < key || !within.Keeps(at, i)) continue;
+      if (at < key || !within.Keeps(at, id)) return;
       const uint32_t steps = (at - key) >> shift;
       const uint64_t part = kMass ? FixedOf(row.WeightOf(x)) : 1;
 #pragma unroll
       for (uint32_t step = 0; step < 3; ++step) reached[step] += steps > step ? part : 0;
-    }
+    });
     FoldBlock(reached, Sum);
     for (int step = 2; step >= 0; --step) {
       if (reached[step] < needed) continue;
@@ -174,8 +255,7 @@ __device__ __forceinline__ uint32_t KeyThatReaches(const Row& row, const Cut& wi
 // How many logits equal `key`, up to an id.
 __device__ __forceinline__ uint64_t CountEqual(const Row& row, uint32_t key, int32_t last) {
   uint64_t count[1] = {0};
-  for (int i = static_cast<int>(threadIdx.x); i <= last && i < row.size; i += kThreads)
-    count[0] += KeyOf(row.logits[i]) == key ? 1 : 0;
+  ForEachLogit(row.logits, 0, last + 1, [&](int, float x) { count[0] += KeyOf(x) == key ? 1 : 0; });
   FoldBlock(count, Sum);
   return count[0];
 }
@@ -205,9 +285,7 @@ __device__ __forceinline__ Cut CutByCount(const Row& row, uint64_t count) {
 
 // The least of the likeliest ids that `within` keeps whose share of its mass is `share`.
 __device__ __forceinline__ Cut CutByMass(const Row& row, const Cut& within, float share) {
-  const Sums all = SumOf(row, within);
-  uint64_t needed = static_cast<uint64_t>(static_cast<double>(all.mass) * share);
-  if (needed < 1) needed = 1;  // at least the likeliest
+  const uint64_t needed = ShareOf(SumOf(row, within).mass, share);
   const uint32_t key = KeyThatReaches<true>(row, within, needed);
   const uint64_t left = needed - SumOf(row, Cut{key + 1}).mass;  // no key is the largest number
   const uint64_t each = FixedOf(row.WeightOf(FloatOfKey(key)));
@@ -216,7 +294,7 @@ __device__ __forceinline__ Cut CutByMass(const Row& row, const Cut& within, floa
   return is_wider ? within : cut;
 }
 
-// --- the draw
+// --- the uniform number
 
 // Philox4x32-10 (Salmon et al., SC11) of (counter, key), as kernels/cpu/sample_philox.h: the first
 // 53 bits.
@@ -235,71 +313,6 @@ __device__ __forceinline__ uint64_t UniformBits(uint64_t key, uint64_t position)
     k[1] += 0xBB67AE85u;
   }
   return (uint64_t{c[0]} << 32 | c[1]) >> 11;
-}
-
-// The weight of an id that the cut keeps, else 0.
-__device__ __forceinline__ uint64_t MassAt(const Row& row, const Cut& cut, int32_t id) {
-  if (id >= row.size) return 0;
-  const float x = row.logits[id];
-  if (!cut.Keeps(KeyOf(x), id)) return 0;
-  const float weight = row.WeightOf(x);
-  return weight < cut.min_weight && x != row.max ? 0 : FixedOf(weight);
-}
-
-// The first id at which the masses of lanes 0 .. lane of a tile of 32, and those before, pass the
-// target: tiles ascending, by one warp.
-__device__ __forceinline__ int32_t Walk(const Row& row, const Cut& cut, int32_t begin,
-                                        uint64_t before, uint64_t target) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int32_t first = begin; first < row.size; first += 32) {
-    const uint64_t own = MassAt(row, cut, first + lane);
-    uint64_t below = 0, total = own;  // of the lanes that share the bits above this one's
-#pragma unroll
-    for (int bit = 1; bit < 32; bit *= 2) {
-      const uint64_t other = Shuffle(total, bit);
-      if ((lane & bit) != 0) below += other;
-      total += other;
-    }
-    if (before + total > target) {
-      const bool passes = before + below <= target && before + below + own > target;
-      uint32_t found = passes ? static_cast<uint32_t>(first + lane) : 0;
-#pragma unroll
-      for (int lanes = 16; lanes > 0; lanes /= 2) found |= ptx::ShuffleXor(found, lanes);
-      return static_cast<int32_t>(found);
-    }
-    before += total;
-  }
-  return row.size - 1;  // not reached: the target is below the sum
-}
-
-// Inverse CDF over what the cut keeps, ids ascending.
-__device__ __forceinline__ int32_t Draw(const Row& row, const Cut& cut, uint64_t seed,
-                                        uint64_t counter) {
-  Exchange& exchange = SharedMemory<Exchange>();
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int32_t of_warp = (row.size + kThreads - 1) / kThreads * 32;  // neighbours, whole tiles
-  uint64_t mass = 0;
-  for (int32_t i = warp * of_warp + lane; i < (warp + 1) * of_warp; i += 32)
-    mass += MassAt(row, cut, i);
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) mass += Shuffle(mass, lanes);
-  ptx::SyncThreads();
-  if (lane == 0) exchange.words[0][warp] = mass;
-  ptx::SyncThreads();
-  uint64_t total = 0;
-  for (int i = 0; i < kWarps; ++i) total += exchange.words[0][i];
-  const auto target = static_cast<uint64_t>(
-      static_cast<unsigned __int128>(UniformBits(seed, counter)) * total >> 53);
-  uint64_t before = 0;
-  int which = 0;
-  while (which + 1 < kWarps && before + exchange.words[0][which] <= target)
-    before += exchange.words[0][which++];
-  if (warp == which) {
-    const int32_t id = Walk(row, cut, which * of_warp, before, target);
-    if (lane == 0) exchange.words[1][0] = static_cast<uint64_t>(id);
-  }
-  ptx::SyncThreads();
-  return static_cast<int32_t>(exchange.words[1][0]);
 }
 
 }  // namespace

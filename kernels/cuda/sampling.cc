@@ -14,7 +14,7 @@ namespace {
 int64_t BytesOf(const SampleRow& row, int32_t vocab_size, int32_t max_logprobs) {
   return static_cast<int64_t>(sizeof(SampleSettings) + sizeof(DrawnToken) +
                               max_logprobs * sizeof(LikelyToken)) +
-         ListBytes(row) + int64_t{vocab_size} * static_cast<int64_t>(sizeof(float));
+         ListBytes(row) + SampleScratchBytes(vocab_size);
 }
 
 }  // namespace
@@ -47,7 +47,7 @@ void Sampler::RunRows(Device& device, Workspace& workspace, const SampleParams& 
   call.seen = reinterpret_cast<const SeenToken*>(staged + settings_bytes);
   call.bias = reinterpret_cast<const BiasedToken*>(staged + settings_bytes);
   call.ids = reinterpret_cast<const int32_t*>(staged + settings_bytes);
-  call.adjusted = static_cast<float*>(workspace.Take(num_rows * call.vocab_size * 4));
+  call.scratch = workspace.Take(num_rows * SampleScratchBytes(call.vocab_size));
   call.drawn = reinterpret_cast<DrawnToken*>(results);
   call.drawn_ids = params.drawn;
   call.likely = reinterpret_cast<LikelyToken*>(results + drawn_bytes);

@@ -17,11 +17,11 @@ void KeepUndrawable(Device& device, const SampleRow& row);
 // Keeps its host buffers from step to step.
 class Sampler {
  public:
-  // Waits for the device. As many rows go through a launch as the workspace has room for: each
-  // takes 4 bytes for every token of the vocabulary, and its lists. Faults of op "sample": a row
+  // Waits for the device. As many rows go through at once as the workspace has room for: each
+  // takes SampleScratchBytes, and its lists. Faults of op "sample": a row
   // that nothing can be drawn from; a vocabulary above 2^19; a row that the workspace has no room
   // for. The last cannot be where lists hold no id twice and the workspace has, beyond its
-  // counters, 64 bytes for every token of the vocabulary.
+  // counters, 20 KB and 64 bytes for every token of the vocabulary.
   void Run(Device& device, Workspace& workspace, const SampleParams& params);
 
  private:

@@ -17,10 +17,10 @@ static_assert(StepGraphs::kMostRows * (kDrawn + kLikely) <= Device::kResultBytes
 
 constexpr int64_t Rounded(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
-// Rows of logits that the workspace has room to adjust at once.
+// Rows of logits that the workspace has room to draw from at once.
 int64_t RowsAtOnce(const Workspace& workspace, int32_t vocab_size) {
   return (workspace.size_bytes() - Workspace::kCounterBytes - Workspace::kAlignment) /
-         (int64_t{vocab_size} * 4);
+         SampleScratchBytes(vocab_size);
 }
 
 }  // namespace
@@ -118,7 +118,7 @@ SampleCall StepGraphs::CallOf(const SampleParams& params, const Draw& draw) cons
   workspace_.Reset();
   const int64_t most = std::min<int64_t>(RowsAtOnce(workspace_, call.vocab_size),
                                          static_cast<int64_t>(params.rows.size()));
-  call.adjusted = static_cast<float*>(workspace_.Take(most * call.vocab_size * 4));
+  call.scratch = workspace_.Take(most * SampleScratchBytes(call.vocab_size));
   call.drawn = reinterpret_cast<DrawnToken*>(results_) + draw.first_row;
   call.drawn_ids = params.drawn;
   call.likely = reinterpret_cast<LikelyToken*>(results_ + captured_->num_rows * kDrawn) +

@@ -13,7 +13,7 @@ namespace {
 // What only the emulator can do.
 constexpr const char* kEmulatorOnly[] = {
     // its counters
-    "*AsksFor*", "*AskFor*", "Counters.*", "*FitsTheSmallestDevice*", "SamplingTest.OneLaunch*",
+    "*AsksFor*", "*AskFor*", "Counters.*", "*FitsTheSmallestDevice*", "SamplingTest.DrawsAtOnce*",
     "*ASmallWorkspace*", "DeviceTest.ADownloadThatDoesNotWait*", "StepGraphs.AReplayIsOneLaunch*",
     "StepGraphs.SeveralDraws*", "*DependentLaunchesFetch*", "*ANormAndItsCodesAreOneLaunch*",
     "*WideRowsAreTheProductsOfTheSameCodes*", "*CountersTell*",

@@ -15,6 +15,7 @@
 
 #include "emulator/gpu.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/sample.h"
 
 namespace nibble::cuda {
 namespace {
@@ -24,6 +25,7 @@ using testing::HasSubstr;
 
 constexpr int32_t kVocab = 777, kLogitsRows = 3;
 constexpr int64_t kCounters = Workspace::kCounterBytes;
+constexpr uint64_t kLaunches = 4;  // of rows that are drawn at once
 
 std::unique_ptr<Backend> MakeCuda(int64_t workspace_bytes) {
   CudaOptions options;
@@ -114,23 +116,24 @@ class SamplingTest : public testing::Test {
   std::vector<SampleRow> rows_;
 };
 
-TEST_F(SamplingTest, OneLaunchDrawsWhatTheCpuDraws) {
+TEST_F(SamplingTest, DrawsAtOnceWhatTheCpuDraws) {
   const auto backend = MakeCuda(int64_t{4} << 20);
   absl::Status status;
   TheGpu().ResetCounts();
   ExpectTheCpus(Sample(*backend, logits_, rows_, status));
   EXPECT_TRUE(status.ok()) << status << TheGpu().TakeFault();
-  EXPECT_EQ(TheGpu().counts().launches, 1u);
+  EXPECT_EQ(TheGpu().counts().launches, kLaunches);
 }
 
 TEST_F(SamplingTest, ASmallWorkspaceTakesMoreLaunchesForTheSameTokens) {
-  // Room for two rows of 3.3 KB.
-  const auto backend = MakeCuda(kCounters + 4 * Workspace::kAlignment + 7000);
+  // Room for two rows with their settings and lists.
+  const int64_t row_bytes = SampleScratchBytes(kVocab) + 400;
+  const auto backend = MakeCuda(kCounters + 4 * Workspace::kAlignment + 2 * row_bytes);
   absl::Status status;
   TheGpu().ResetCounts();
   ExpectTheCpus(Sample(*backend, logits_, rows_, status));
   EXPECT_TRUE(status.ok()) << status << TheGpu().TakeFault();
-  EXPECT_EQ(TheGpu().counts().launches, 4u);
+  EXPECT_EQ(TheGpu().counts().launches, 4 * kLaunches);
 }
 
 TEST_F(SamplingTest, ARowThatNothingCanBeDrawnFromIsAFault) {
