@@ -87,6 +87,22 @@ struct Running {
     }
   }
 
+  // What Weigh does but for scores and sum, where the largest scores of 8 columns are known.
+  __device__ __forceinline__ void Raise(const float (&tops)[2], float (&shrink)[2]) {
+    static_assert(kTiles == 1);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float top = ptx::Max(tops[i], max[0][i]);
+      shrink[i] = ptx::Exp2(max[0][i] - BaseOf(top));
+      max[0][i] = top;
+    }
+#pragma unroll
+    for (int m = 0; m < kRows; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[0][m][i] = ptx::Multiply(out[0][m][i], shrink[i % 2]);
+    }
+  }
+
   // Makes `sum` that of all positions, in every lane.
   __device__ __forceinline__ void SumLanes() {
 #pragma unroll
@@ -96,6 +112,17 @@ struct Running {
 #pragma unroll
         for (int lanes = 4; lanes < 32; lanes *= 2)
           sum[tile][i] += ptx::ShuffleXor(sum[tile][i], lanes);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Multiply(float factor) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[tile][m][i] = ptx::Multiply(out[tile][m][i], factor);
       }
     }
   }
@@ -125,19 +152,26 @@ struct Running {
   }
 
   // Writes out / sum of a tile's columns, a whole sector a column and instruction. `to` is where
-  // dimension 0 of column lane / 4 goes, null for a column that nobody asked for. Whole warps.
-  template <class Half>
+  // dimension 0 of column lane / 4 goes, null for a column that nobody asked for. kInterleaved:
+  // what AddCodes summed up. Whole warps.
+  template <class Half, bool kInterleaved>
   __device__ __forceinline__ void Store(int tile, int first_dim, uint16_t* to) const {
     const int t = static_cast<int>(threadIdx.x) % 4;
     const bool is_odd = t % 2 != 0;
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
       const float(&x)[4] = out[tile][m];
-      // Lane (g, t) then has dimensions 2t, 2t + 1 of column g: of the first 8 and of the others.
+      // Lane (g, t) then has rows 2t, 2t + 1 of column g: of the first 8 and of the others.
       const uint32_t first =
           ptx::TransposeMatrix(Half::Pack(x[0] / sum[tile][0], x[1] / sum[tile][1]));
       const uint32_t second =
           ptx::TransposeMatrix(Half::Pack(x[2] / sum[tile][0], x[3] / sum[tile][1]));
+      if constexpr (kInterleaved) {
+        const uint2 four = {ptx::BytePermute(first, second, 0x5410u),
+                            ptx::BytePermute(first, second, 0x7632u)};
+        if (to != nullptr) ptx::StoreGlobal8(to + first_dim + m * 16 + t * 4, four);
+        continue;
+      }
       const uint32_t others = ptx::ShuffleXor(is_odd ? first : second, 1);
       const uint2 four = is_odd ? uint2{others, second} : uint2{first, others};
       if (to != nullptr)

@@ -1,6 +1,11 @@
 // What a cache's elements are: 16-bit floats as they come, or 8-bit codes with a scale for each
 // position and head, which are widened to 16 bits, exactly, before they enter an mma. A widened
 // code reads as its value times kUnit.
+//
+// Widen takes four codes of a register, number 0 in the lowest byte, to pairs of codes 0, 1 and 2,
+// 3; or, where kApart, of 0, 2 and 1, 3. Instructions a pair, f16 and bf16: int8 2.5 and 4, e4m3 3
+// and 4. Unpack does the same, to values times kUnpackedUnit: where a device has an instruction for
+// that, 1 a pair, and half of one more where kApart.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +18,8 @@ struct HalfCodes {
   static constexpr bool kScaled = false;
 };
 
-// Two's complement: the low 7 bits, less 128 where the sign is set.
+// Two's complement. As an f16 of exponent 10, 1024 + 128 + code; a bf16 has bits for 7 of the 8
+// only: the low ones, less 128 where the sign is set.
 struct I8Codes {
   static constexpr bool kScaled = true;
   static constexpr float kLargest = 127;  // value of a code; a row's largest becomes it
@@ -27,23 +33,30 @@ struct I8Codes {
   template <class Half>
   static constexpr float kUnit = Half::kIsF16 ? 0x1p-7f : 1.0f;
 
-  // Four codes, the first in the lowest byte.
-  template <class Half>
+  template <class Half, bool kApart = false>
   static __device__ __forceinline__ void Widen(uint32_t codes, uint32_t (&pairs)[2]) {
     constexpr int kAndOr = (0xF0 & 0xCC) | 0xAA;
+    constexpr uint32_t kSelectors[2] = {kApart ? 0x4240u : 0x4140u, kApart ? 0x4341u : 0x4342u};
+    if constexpr (Half::kIsF16) codes ^= 0x80808080u;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t bytes = ptx::BytePermute(codes, 0, i == 0 ? 0x4140u : 0x4342u);
       if constexpr (Half::kIsF16) {
-        const uint32_t low = ptx::Lop3<kAndOr>(bytes, 0x007F007Fu, 0x64006400u);   // 1024 + low
-        const uint32_t sign = ptx::Lop3<kAndOr>(bytes, 0x00800080u, 0xC800C800u);  // -8 or -9
-        pairs[i] = ptx::FmaF16x2(low, 0x20002000u, sign);                          // 2^-7
+        const uint32_t lifted = ptx::BytePermute(codes, 0x64646464u, kSelectors[i]);
+        pairs[i] = ptx::FmaF16x2(lifted, 0x20002000u, 0xC880C880u);  // times 2^-7, less 9
       } else {
+        const uint32_t bytes = ptx::BytePermute(codes, 0, kSelectors[i]);
         const uint32_t low = ptx::Lop3<kAndOr>(bytes, 0x007F007Fu, 0x43004300u);   // 128 + low
         const uint32_t sign = ptx::Lop3<kAndOr>(bytes, 0x00800080u, 0xC300C300u);  // -128 or -256
         pairs[i] = ptx::FmaBf16x2(low, Half::kOnes, sign);
       }
     }
+  }
+
+  template <class Half>
+  static constexpr float kUnpackedUnit = kUnit<Half>;
+  template <class Half, bool kApart = false>
+  static __device__ __forceinline__ void Unpack(uint32_t codes, uint32_t (&pairs)[2]) {
+    Widen<Half, kApart>(codes, pairs);
   }
 };
 
@@ -66,19 +79,31 @@ struct E4m3Codes {
   template <class Half>
   static constexpr float kUnit = Half::kIsF16 ? 0x1p-8f : 1.0f;
 
-  template <class Half>
+  template <class Half, bool kApart = false>
   static __device__ __forceinline__ void Widen(uint32_t codes, uint32_t (&pairs)[2]) {
-    constexpr int kAndOr = (0xF0 & 0xCC) | 0xAA;
+    constexpr uint32_t kSelectors[2] = {kApart ? 0xA280u : 0x9180u, kApart ? 0xB391u : 0xB3A2u};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t bytes = ptx::BytePermute(codes, 0, i == 0 ? 0x1404u : 0x3424u);
-      const uint32_t sign = bytes & 0x80008000u;
+      const uint32_t extended = ptx::BytePermute(codes, 0, kSelectors[i]);  // by their signs
       if constexpr (Half::kIsF16) {
-        pairs[i] = ptx::Lop3<kAndOr>(bytes >> 1, 0x3F803F80u, sign);
+        pairs[i] = extended << 7 & 0xBF80BF80u;
       } else {
-        const uint32_t tiny = ptx::Lop3<kAndOr>(bytes >> 4, 0x07F007F0u, sign);  // times 2^-120
+        const uint32_t tiny = extended << 4 & 0x87F087F0u;  // times 2^-120
         pairs[i] = ptx::FmaBf16x2(tiny, 0x7B807B80u, 0x80008000u);
       }
+    }
+  }
+
+  template <class Half>
+  static constexpr float kUnpackedUnit = 1;
+  template <class Half, bool kApart = false>
+  static __device__ __forceinline__ void Unpack(uint32_t codes, uint32_t (&pairs)[2]) {
+    if constexpr (Half::kIsF16) {
+      if constexpr (kApart) codes = ptx::BytePermute(codes, 0, 0x3120u);
+      pairs[0] = ptx::E4m3ToF16x2<false>(codes);
+      pairs[1] = ptx::E4m3ToF16x2<true>(codes);
+    } else {
+      Widen<Half, kApart>(codes, pairs);
     }
   }
 };

@@ -9,11 +9,12 @@
 // what a row gets depends on its length alone, never on its neighbours, and is what prefill
 // (prefill_attention.h, which says on what conditions) gives it, bit for bit.
 //
-// 8-bit codes are widened to 16 bits in shared memory, exactly, once a tile; their scales multiply
-// scores and weights in f32.
+// 8-bit codes are widened to 16 bits, exactly, in the registers of the one warp that reads them;
+// their scales multiply scores and weights in f32. Instructions bound these caches, so there each
+// warp also makes the weights of its own positions only, and the block tells them all.
 //
-// Memory-bound: reads each sequence's k and v once for each 8 heads of a group. Needs sm_80. Never
-// run on a GPU yet.
+// Memory-bound: reads each sequence's k and v once for each 8 heads of a group. Needs sm_80. Has
+// run on sm_90 alone, an H200; what it does with 8-bit codes has changed since.
 #pragma once
 
 #include <cuda_runtime_api.h>

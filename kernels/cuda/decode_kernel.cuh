@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/attention_columns.cuh"
 #include "kernels/cuda/decode_attention.h"
@@ -22,11 +23,21 @@ __device__ __forceinline__ int FirstDim() {
   return static_cast<int>(threadIdx.x) / 32 * 16 * kRows<kDim>;
 }
 
+// What warps tell each other of a tile, by the lane that it came from and goes to.
+struct Scores {
+  uint32_t scores[kSteps][32][4];
+};
+struct Weights {
+  uint32_t weights[kSteps][32][4];       // as AddCodes takes them
+  uint32_t sums[kSteps][32][2];          // of weights, for each lane's two columns
+  uint32_t tops[kWarps][kHeads / 2][2];  // a warp's largest scores
+};
+
 template <class Codes, int kDim>
 struct Shared {
-  Tiles<Codes, kDim> tiles;
+  Tiles<Codes, kDim, false> tiles;
   alignas(128) uint16_t q[kHeads * kDim];
-  uint32_t scores[kSteps][32][4];  // of each lane of the warp that made them
+  alignas(16) std::conditional_t<Codes::kScaled, Weights, Scores> told;
   uint32_t is_last;
 };
 
@@ -94,13 +105,73 @@ __device__ __forceinline__ void ScoreTile(Shared<Codes, kDim>& shared, const Til
   for (int part = 0; part < kDim / 32; ++part)
     Score<Half, kDim, 1>(tile.k, first, part, q[part], mine);
   const int visible[2] = {left - first, left - first};
-  Mask<Codes::kScaled>(visible, scale, ScalesOf(shared.tiles, 0) + first, mine[0]);
-  ptx::StoreShared16(ptx::SharedAddress(shared.scores[warp][lane]), BitsOf(mine[0]));
+  Mask<false>(visible, scale, nullptr, mine[0]);
+  ptx::StoreShared16(ptx::SharedAddress(shared.told.scores[warp][lane]), BitsOf(mine[0]));
   ptx::SyncThreads();
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
-    FloatsOf(ptx::LoadShared16(ptx::SharedAddress(shared.scores[step][lane])), scores[step][0]);
+    FloatsOf(ptx::LoadShared16(ptx::SharedAddress(shared.told.scores[step][lane])),
+             scores[step][0]);
   }
+}
+
+// Of 8-bit codes, where instructions are short: each warp scores its 16 positions and makes their
+// weights, too, relative to the largest score of all 64, so that nobody makes those of others.
+// Every warp takes the sums of all. The same numbers as Weigh's, in the same order.
+template <class Half, class Codes, int kDim>
+__device__ __forceinline__ void WeighTile(Shared<Codes, kDim>& shared, const CodeTile<kDim>& tile,
+                                          int left, float scale,
+                                          const uint32_t (&q)[kDim / 32][1][2][2],
+                                          Running<1, kRows<kDim>>& run) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * 16;
+  float mine[1][4] = {};
+#pragma unroll
+  for (int part = 0; part < kDim / 32; ++part)
+    ScoreCodes<Half, Codes, kDim>(tile.k, first, part, q[part][0], mine[0]);
+  const int visible[2] = {left - first, left - first};
+  Mask<true>(visible, scale, ScalesOf<Codes>(tile, 0) + first, mine[0]);
+  float tops[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    tops[i] = ptx::Max(mine[0][i], mine[0][i + 2]);
+#pragma unroll
+    for (int lanes = 4; lanes < 32; lanes *= 2)
+      tops[i] = ptx::Max(tops[i], ptx::ShuffleXor(tops[i], lanes));
+  }
+  if (lane < kHeads / 2) {
+    ptx::StoreShared8(ptx::SharedAddress(shared.told.tops[warp][lane]),
+                      {ptx::BitsOfFloat(tops[0]), ptx::BitsOfFloat(tops[1])});
+  }
+  ptx::SyncThreads();
+#pragma unroll
+  for (int other = 0; other < kWarps; ++other) {
+    const uint2 top =
+        ptx::LoadShared8(ptx::SharedAddress(shared.told.tops[other][lane % (kHeads / 2)]));
+    tops[0] = ptx::Max(tops[0], ptx::FloatOfBits(top.x));
+    tops[1] = ptx::Max(tops[1], ptx::FloatOfBits(top.y));
+  }
+  float shrink[2];
+  run.Raise(tops, shrink);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) mine[0][i] = ptx::Exp2(mine[0][i] - BaseOf(run.max[0][i % 2]));
+  ptx::StoreShared8(
+      ptx::SharedAddress(shared.told.sums[warp][lane]),
+      {ptx::BitsOfFloat(mine[0][0] + mine[0][2]), ptx::BitsOfFloat(mine[0][1] + mine[0][3])});
+  ScaleWeights<1>(ScalesOf<Codes>(tile, 1) + first, 1 / UnitOf<Half, Codes>(), mine);
+  uint32_t high[2], low[2];
+  SplitWeights<Half>(mine[0], high, low);
+  ptx::StoreShared16(ptx::SharedAddress(shared.told.weights[warp][lane]),
+                     {high[0], high[1], low[0], low[1]});
+  ptx::SyncThreads();
+  float added[2] = {0, 0};
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const uint2 sums = ptx::LoadShared8(ptx::SharedAddress(shared.told.sums[step][lane]));
+    added[0] += ptx::FloatOfBits(sums.x);
+    added[1] += ptx::FloatOfBits(sums.y);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) run.sum[0][i] = ptx::Fma(run.sum[0][i], shrink[i], added[i]);
 }
 
 // Online softmax over the split's positions begin .. end - 1.
@@ -108,10 +179,9 @@ template <class Half, class Codes, int kDim>
 __device__ __forceinline__ void Attend(const DecodeAttention& p, const Place& at,
                                        const Pages& pages, int begin, int end,
                                        Shared<Codes, kDim>& shared, Running<1, kRows<kDim>>& run) {
-  Tiles<Codes, kDim>& tiles = shared.tiles;
+  auto& tiles = shared.tiles;
 #pragma unroll
-  for (int stage = 0; stage < kStages; ++stage)
-    FindRows(pages, begin + stage * kTile, end, tiles.rows);
+  for (int stage = 0; stage < kStages; ++stage) FindRows(pages, begin + stage * kTile, end, tiles);
   ptx::SyncThreads();
   CopyQuery<kDim>(p, at, shared.q);
 #pragma unroll
@@ -119,27 +189,38 @@ __device__ __forceinline__ void Attend(const DecodeAttention& p, const Place& at
     LoadTile<Codes, kDim, kThreads>(pages, begin + stage * kTile, end, tiles);
   ptx::WaitCopies<kStages - 1>();
   ptx::SyncThreads();
+  if constexpr (Codes::kScaled) {
+    InterleaveQuery<kDim, kThreads>(shared.q, kHeads);
+    ptx::SyncThreads();
+  }
   uint32_t q[kDim / 32][1][2][2];
 #pragma unroll
   for (int part = 0; part < kDim / 32; ++part) LoadQuery<kDim>(shared.q, 0, part, q[part][0]);
-  const float scale = p.scale * kLog2E / UnitOf<Half, Codes>();
+  const float scale = p.scale * kLog2E / UnpackedUnitOf<Half, Codes>();
   run.Clear();
   for (int first = begin; first < end; first += kTile) {
-    const Tile<kDim>& tile = TakeTile<Half, Codes, kDim, kThreads>(pages, first, end, tiles);
-    float scores[kSteps][1][4];
-    ScoreTile<Half, Codes, kDim>(shared, tile, end - first, scale, q, scores);
-    run.Weigh(scores);
+    const auto& tile = TakeTile<Half, Codes, kDim, kThreads>(pages, first, end, tiles);
+    if constexpr (Codes::kScaled) {
+      WeighTile<Half, Codes, kDim>(shared, tile, end - first, scale, q, run);
+      const uint32_t weights = ptx::SharedAddress(shared.told.weights[0][threadIdx.x % 32]);
+      if (FirstDim<kDim>() < kDim)
+        AddCodes<Half, Codes, kDim>(tile.v, FirstDim<kDim>(), weights, run.out[0]);
+    } else {
+      float scores[kSteps][1][4];
+      ScoreTile<Half, Codes, kDim>(shared, tile, end - first, scale, q, scores);
+      run.Weigh(scores);
 #pragma unroll
-    for (int step = 0; step < kSteps && FirstDim<kDim>() < kDim; ++step) {
-      if constexpr (Codes::kScaled)
-        ScaleWeights<1>(ScalesOf(tiles, 1) + step * 16, 1 / UnitOf<Half, Codes>(), scores[step]);
-      AddValues<Half, kDim, kRows<kDim>, 1>(tile.v, step * 16, FirstDim<kDim>(), scores[step],
-                                            run.out);
+      for (int step = 0; step < kSteps && FirstDim<kDim>() < kDim; ++step)
+        AddValues<Half, kDim, kRows<kDim>, 1>(tile.v, step * 16, FirstDim<kDim>(), scores[step],
+                                              run.out);
     }
     ReturnTile<Codes, kDim, kThreads>(pages, first, end, tiles);
   }
   ptx::WaitCopies<0>();
   run.SumLanes();
+  // Powers of two: exact. Weights carry 1 / UnitOf, as prefill's do.
+  constexpr float kLeft = UnitOf<Half, Codes>() / UnpackedUnitOf<Half, Codes>();
+  if constexpr (kLeft != 1) run.Multiply(kLeft);
 }
 
 template <int kDim>
@@ -189,7 +270,7 @@ __device__ __forceinline__ bool IsLast(const DecodeAttention& p, const Place& at
 
 // grid: (splits of the longest row, kv heads x packs of 8 heads, sequences)
 template <class Half, class Codes, int kDim>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, Codes::kScaled ? 5 : 3)
     DecodeKernel(const DecodeAttention p, uint8_t* partials) {
   auto& shared = SharedMemory<Shared<Codes, kDim>>();
   const Place at(p);
@@ -224,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     to = static_cast<uint16_t*>(p.out) + static_cast<int64_t>(at.seq) * p.out_stride +
          (at.first_head + head) * kDim;
   }
-  run.template Store<Half>(0, FirstDim<kDim>(), to);
+  run.template Store<Half, Codes::kScaled>(0, FirstDim<kDim>(), to);
 }
 
 // --- host

@@ -17,7 +17,7 @@ constexpr int kWarpColumns = kTiles * kColumns, kBlockColumns = kWarps * kWarpCo
 
 template <class Codes, int kDim>
 struct Shared {
-  Tiles<Codes, kDim> tiles;
+  Tiles<Codes, kDim, Codes::kScaled> tiles;
   alignas(128) uint16_t q[kBlockColumns * kDim];
   int32_t lengths[kBlockColumns];  // how many positions a column sees
 };
@@ -69,9 +69,9 @@ __device__ __forceinline__ void CopyQuery(const PrefillAttention& p, const Place
 }
 
 // A tile of positions from `first` on, for one warp's columns.
-template <class Half, class Codes, int kDim>
+template <class Half, class Codes, int kDim, class AnyTile>
 __device__ __forceinline__ void AttendTile(const Shared<Codes, kDim>& shared,
-                                           const Tile<kDim>& positions, int first, float scale,
+                                           const AnyTile& positions, int first, float scale,
                                            int first_column, Running<kTiles, kDim / 16>& run) {
   float scores[kSteps][kTiles][4] = {};
 #pragma unroll
@@ -91,14 +91,15 @@ __device__ __forceinline__ void AttendTile(const Shared<Codes, kDim>& shared,
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       const int left[2] = {a - step * 16, b - step * 16};
-      Mask<Codes::kScaled>(left, scale, ScalesOf(shared.tiles, 0) + step * 16, scores[step][tile]);
+      Mask<Codes::kScaled>(left, scale, ScalesOf<Codes>(positions, 0) + step * 16,
+                           scores[step][tile]);
     }
   }
   run.Weigh(scores);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     if constexpr (Codes::kScaled) {
-      ScaleWeights<kTiles>(ScalesOf(shared.tiles, 1) + step * 16, 1 / UnitOf<Half, Codes>(),
+      ScaleWeights<kTiles>(ScalesOf<Codes>(positions, 1) + step * 16, 1 / UnitOf<Half, Codes>(),
                            scores[step]);
     }
     AddValues<Half, kDim, kDim / 16, kTiles>(positions.v, step * 16, 0, scores[step], run.out);
@@ -118,14 +119,18 @@ __global__ void __launch_bounds__(kThreads, 1) PrefillKernel(const PrefillAttent
                     p.num_kv_heads,
                     at.kv_head};
   const int end = at.end();
-  for (int stage = 0; stage < kStages; ++stage)
-    FindRows(pages, stage * kTile, end, shared.tiles.rows);
+  for (int stage = 0; stage < kStages; ++stage) FindRows(pages, stage * kTile, end, shared.tiles);
   if (threadIdx.x < kBlockColumns)
     shared.lengths[threadIdx.x] = at.LengthOf(static_cast<int>(threadIdx.x));
   ptx::SyncThreads();
   CopyQuery<kDim>(p, at, shared.q);
   for (int stage = 0; stage < kStages; ++stage)
     LoadTile<Codes, kDim, kThreads>(pages, stage * kTile, end, shared.tiles);
+  if constexpr (Codes::kScaled) {
+    ptx::WaitCopies<kStages - 1>();
+    ptx::SyncThreads();
+    InterleaveQuery<kDim, kThreads>(shared.q, kBlockColumns);  // TakeTile has the barrier
+  }
 
   const int first_column = static_cast<int>(threadIdx.x) / 32 * kWarpColumns;
   int warp_end = 0;
@@ -139,8 +144,7 @@ __global__ void __launch_bounds__(kThreads, 1) PrefillKernel(const PrefillAttent
   part.Clear();
   const float scale = p.scale * kLog2E / UnitOf<Half, Codes>();
   for (int first = 0; first < end; first += kTile) {
-    const Tile<kDim>& positions =
-        TakeTile<Half, Codes, kDim, kThreads>(pages, first, end, shared.tiles);
+    const auto& positions = TakeTile<Half, Codes, kDim, kThreads>(pages, first, end, shared.tiles);
     if (first < warp_end) {
       AttendTile<Half, Codes, kDim>(shared, positions, first, scale, first_column, part);
       const int next = first + kTile;
@@ -160,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1) PrefillKernel(const PrefillAttent
     uint16_t* to = nullptr;
     if (again.Has(column))
       to = static_cast<uint16_t*>(p.out) + again.OffsetOf(column, p.out_stride, kDim);
-    total.template Store<Half>(tile, 0, to);
+    total.template Store<Half, false>(tile, 0, to);
   }
 }
 

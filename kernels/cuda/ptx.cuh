@@ -74,6 +74,16 @@ NIBBLE_PTX void StoreShared16(uint32_t to, uint4 v) {
                : "memory");
 }
 
+NIBBLE_PTX uint2 LoadShared8(uint32_t from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+  return v;
+}
+
+NIBBLE_PTX void StoreShared8(uint32_t to, uint2 v) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+
 // Adds to four bytes of shared memory and returns the old value. Atomics of several threads need no
 // barrier among themselves.
 NIBBLE_PTX uint32_t AtomicAddShared(uint32_t counter, uint32_t value) {
@@ -241,6 +251,13 @@ NIBBLE_PTX float Fma(float a, float b, float c) {
   return out;
 }
 
+// The larger; of a number and a NaN the number.
+NIBBLE_PTX float Max(float a, float b) {
+  float out;
+  asm("max.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+}
+
 // Two floats to two 16-bit values, to nearest even.
 NIBBLE_PTX uint32_t PackF16x2(float low, float high) {
   uint32_t out;
@@ -257,6 +274,22 @@ NIBBLE_PTX float F16ToF32(uint16_t half) {
   float out;
   asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(half));
   return out;
+}
+
+// The two e4m3 numbers in the lower (kUpper: upper) half of `codes` as two f16, exactly; the lower
+// byte's comes into the lower half. One instruction from sm_89 on.
+template <bool kUpper>
+NIBBLE_PTX uint32_t E4m3ToF16x2(uint32_t codes) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t out;
+  const auto pair = static_cast<uint16_t>(kUpper ? codes >> 16 : codes);
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(out) : "h"(pair));
+  return out;
+#else
+  // The bits where an f16 has them; its exponent's bias is 8 more.
+  const uint32_t extended = BytePermute(codes, 0, kUpper ? 0xB3A2u : 0x9180u);
+  return FmaF16x2(extended << 7 & 0xBF80BF80u, 0x5C005C00u, 0x80008000u);
+#endif
 }
 
 NIBBLE_PTX float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -165,6 +166,19 @@ TEST(Emulator, PermutesBytesAndRepeatsTheirSigns) {
   EXPECT_EQ(result[3], 0x00FF00FFu);
 }
 
+TEST(Emulator, TakesTheLargerAndNoNan) {
+  std::vector<float> in(64, 2);
+  in[0] = -3;
+  in[1] = 5;
+  in[2] = std::numeric_limits<float>::quiet_NaN();
+  in[35] = in[2];
+  const DeviceArray<float> device_in(in), out(32);
+  ASSERT_EQ(ProbeMax(device_in.data(), out.data()), cudaSuccess);
+  const std::vector<float> result = out.Read();
+  EXPECT_THAT(std::vector<float>(result.begin(), result.begin() + 4),
+              testing::ElementsAre(2, 5, 2, 2));
+}
+
 // In any order, and no addition lost: what lanes saw before theirs, and theirs, chain up to the
 // sum.
 TEST(Emulator, AddsAtomicallyInSharedMemory) {
@@ -221,6 +235,9 @@ TEST(Counters, CountBankConflicts) {
   EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 2)).bank_conflicts, 2u * 1);
   EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 32)).bank_conflicts, 2u * 31);
   EXPECT_EQ(CountsOf(ProbeShared4(out.data(), 33)).bank_conflicts, 0u);
+  // 8 bytes a lane: sixteen lanes a turn.
+  EXPECT_EQ(CountsOf(ProbeShared8(in.data(), out.data(), 2)).bank_conflicts, 0u);
+  EXPECT_EQ(CountsOf(ProbeShared8(in.data(), out.data(), 4)).bank_conflicts, 2u * 2);
   // 16 bytes a lane: eight lanes a turn.
   EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 4)).bank_conflicts, 0u);
   EXPECT_EQ(CountsOf(ProbeShared16(in.data(), out.data(), 32)).bank_conflicts, 2u * 4 * 7);

@@ -1,3 +1,4 @@
+#include "kernels/cuda/cache_codes.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "probes.h"
@@ -60,6 +61,24 @@ __global__ void AtomicAddShared(const uint32_t* in, uint32_t* out) {
   out[lane] = shared.words[lane % 8];
 }
 
+template <class Codes, class Half, bool kUnpack, bool kApart>
+__global__ void Widen(const uint32_t* in, uint32_t* out) {
+  for (int i = static_cast<int>(threadIdx.x); i < 64; i += 32) {
+    uint32_t pairs[2];
+    if constexpr (kUnpack) {
+      Codes::template Unpack<Half, kApart>(in[i], pairs);
+    } else {
+      Codes::template Widen<Half, kApart>(in[i], pairs);
+    }
+    out[2 * i] = pairs[0];
+    out[2 * i + 1] = pairs[1];
+  }
+}
+
+__global__ void Max(const float* in, float* out) {
+  out[threadIdx.x] = ptx::Max(in[threadIdx.x], in[threadIdx.x + 32]);
+}
+
 __global__ void Read4(const uint32_t* in, uint32_t* out, int stride) {
   out[threadIdx.x] = in[threadIdx.x * stride];
 }
@@ -74,6 +93,12 @@ __global__ void Shared4(uint32_t* out, int stride) {
   out[threadIdx.x] = shared.words[threadIdx.x * stride];
 }
 
+__global__ void Shared8(const uint32_t* in, uint32_t* out, int stride) {
+  const uint32_t at = ptx::SharedAddress(&SharedMemory<Shared>().words[threadIdx.x * stride]);
+  ptx::StoreShared8(at, ptx::LoadGlobal8(in + threadIdx.x * 2));
+  ptx::StoreGlobal8(out + threadIdx.x * 2, ptx::LoadShared8(at));
+}
+
 __global__ void Shared16(const uint32_t* in, uint32_t* out, int stride) {
   const uint32_t at = ptx::SharedAddress(&SharedMemory<Shared>().words[threadIdx.x * stride]);
   ptx::CopyAsync16(at, in + threadIdx.x * 4);
@@ -83,6 +108,20 @@ __global__ void Shared16(const uint32_t* in, uint32_t* out, int stride) {
 }
 
 LaunchShape OneWarp() { return {dim3(1), dim3(32), sizeof(Shared), nullptr}; }
+
+template <class Codes, class Half>
+cudaError_t StartWiden(const WidenProbe& probe, const uint32_t* in, uint32_t* out) {
+  const auto widen =
+      probe.apart ? Widen<Codes, Half, false, true> : Widen<Codes, Half, false, false>;
+  const auto unpack =
+      probe.apart ? Widen<Codes, Half, true, true> : Widen<Codes, Half, true, false>;
+  return Launch(probe.unpack ? unpack : widen, OneWarp(), in, out);
+}
+template <class Codes>
+cudaError_t StartWidenOf(const WidenProbe& probe, const uint32_t* in, uint32_t* out) {
+  return probe.f16 ? StartWiden<Codes, F16>(probe, in, out)
+                   : StartWiden<Codes, Bf16>(probe, in, out);
+}
 
 }  // namespace
 
@@ -101,6 +140,11 @@ cudaError_t ProbeBytePermute(const uint32_t* in, uint32_t* out) {
 cudaError_t ProbeAtomicAddShared(const uint32_t* in, uint32_t* out) {
   return Launch(AtomicAddShared, OneWarp(), in, out);
 }
+cudaError_t ProbeWiden(const WidenProbe& probe, const uint32_t* in, uint32_t* out) {
+  return probe.int8 ? StartWidenOf<I8Codes>(probe, in, out)
+                    : StartWidenOf<E4m3Codes>(probe, in, out);
+}
+cudaError_t ProbeMax(const float* in, float* out) { return Launch(Max, OneWarp(), in, out); }
 cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride) {
   return Launch(Read4, OneWarp(), in, out, stride);
 }
@@ -109,6 +153,9 @@ cudaError_t ProbeRead16(const uint32_t* in, uint32_t* out, int stride) {
 }
 cudaError_t ProbeShared4(uint32_t* out, int stride) {
   return Launch(Shared4, OneWarp(), out, stride);
+}
+cudaError_t ProbeShared8(const uint32_t* in, uint32_t* out, int stride) {
+  return Launch(Shared8, OneWarp(), in, out, stride);
 }
 cudaError_t ProbeShared16(const uint32_t* in, uint32_t* out, int stride) {
   return Launch(Shared16, OneWarp(), in, out, stride);

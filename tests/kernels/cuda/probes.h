@@ -24,11 +24,22 @@ cudaError_t ProbeBytePermute(const uint32_t* in, uint32_t* out);
 // it; out[32 + lane]: what it was before the lane's own addition.
 cudaError_t ProbeAtomicAddShared(const uint32_t* in, uint32_t* out);
 
-// Each of 32 threads reads 4 (or 16) bytes at 4-byte word thread * stride, from global to shared
-// and back, and writes them at thread * 4 words.
+// Takes 64 registers of four codes, int8 or e4m3, to 64 times two pairs of 16-bit values by Widen
+// (cache_codes.cuh), or Unpack where asked; `apart` as kApart.
+struct WidenProbe {
+  bool int8 = false, f16 = false, unpack = false, apart = false;
+};
+cudaError_t ProbeWiden(const WidenProbe& probe, const uint32_t* in, uint32_t* out);
+
+// out[lane] = Max(in[lane], in[lane + 32]) of 32 lanes.
+cudaError_t ProbeMax(const float* in, float* out);
+
+// Each of 32 threads reads 4 (or 16) bytes (of shared memory also 8) at 4-byte word thread *
+// stride, from global to shared and back, and writes them at thread * 4 words.
 cudaError_t ProbeRead4(const uint32_t* in, uint32_t* out, int stride);
 cudaError_t ProbeRead16(const uint32_t* in, uint32_t* out, int stride);
 cudaError_t ProbeShared4(uint32_t* out, int stride);
+cudaError_t ProbeShared8(const uint32_t* in, uint32_t* out, int stride);
 cudaError_t ProbeShared16(const uint32_t* in, uint32_t* out, int stride);
 
 }  // namespace nibble::cuda

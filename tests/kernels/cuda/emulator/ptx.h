@@ -8,6 +8,7 @@
 
 #include "emulator/device.h"
 #include "emulator/instructions.h"
+#include "kernels/fp8.h"
 #include "kernels/half.h"
 
 namespace nibble::cuda::ptx {
@@ -50,6 +51,12 @@ inline void StoreShared16(uint32_t to, uint4 v, const Location& where = Location
   RunningBlock().Store16(RunningBlock().SharedPointer(to, 16, where), v, where);
 }
 
+inline uint2 LoadShared8(uint32_t from, const Location& where = Location::current()) {
+  return RunningBlock().Load8(RunningBlock().SharedPointer(from, 8, where), where);
+}
+inline void StoreShared8(uint32_t to, uint2 v, const Location& where = Location::current()) {
+  RunningBlock().Store8(RunningBlock().SharedPointer(to, 8, where), v, where);
+}
 inline uint32_t AtomicAddShared(uint32_t counter, uint32_t value,
                                 const Location& where = Location::current()) {
   return RunningBlock().AtomicAddShared(counter, value, where);
@@ -161,11 +168,21 @@ inline uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
 }
 inline float Multiply(float a, float b) { return a * b; }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float Max(float a, float b) { return std::fmax(a, b); }
 inline uint32_t PackF16x2(float low, float high) {
   return F32ToF16(low) | uint32_t{F32ToF16(high)} << 16;
 }
 inline uint32_t PackBf16x2(float low, float high) {
   return F32ToBf16(low) | uint32_t{F32ToBf16(high)} << 16;
+}
+
+template <bool kUpper>
+uint32_t E4m3ToF16x2(uint32_t codes) {
+  const auto convert = [](uint32_t code) {
+    return uint32_t{F32ToF16(E4m3ToF32(static_cast<uint8_t>(code)))};
+  };
+  const uint32_t pair = kUpper ? codes >> 16 : codes;
+  return convert(pair) | convert(pair >> 8) << 16;
 }
 
 inline float FloatOfBits(uint32_t bits) { return std::bit_cast<float>(bits); }
