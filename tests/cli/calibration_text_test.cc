@@ -46,7 +46,7 @@ TEST(ReadCalibration, CutsTheTextAndSaysWhichItWas) {
   EXPECT_EQ(
       ReadCalibration({.path = path, .length = 2000}, Config(4096), tokenizer).status(),
       absl::InvalidArgumentError(
-          "--calibration: the calibration text has 1000 tokens, one window needs 2000; take a "
+          "--calibration: the calibration text has 1001 tokens, one window needs 2000; take a "
           "longer text or a smaller --calibration-length"));
   EXPECT_EQ(ReadCalibration({.path = path + "x"}, Config(64), tokenizer).status().code(),
             absl::StatusCode::kNotFound);
