@@ -39,7 +39,7 @@ USER 65532:65532
 # gRPC, metrics
 EXPOSE 50051 9090
 STOPSIGNAL SIGTERM
-# Liveness, not readiness: a server that loads or drains is healthy. 127.0.0.1 is this container's own. For a server with TLS
+# Liveness, not readiness: a server that loads is healthy; one that drains closes its port and ends. 127.0.0.1 is this container's own. For a server with TLS
 # the environment needs NIBBLE_TLS_CA and NIBBLE_TLS_SERVER_NAME, a name of its certificate; with --tls-client-ca also
 # NIBBLE_CLIENT_TLS_CERT and NIBBLE_CLIENT_TLS_KEY, what the check presents.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
