@@ -117,7 +117,7 @@ TEST(AppTest, WhatTheFlagsAloneSayIsWrongUsageInEveryCommand) {
       all({"generate", "--prompt", "a"}, here, {"--block-size", "24"}),
       all({"generate", "--prompt", "a"}, here, {"--max-context", "640"}),
       all({"generate", "--prompt", "a"}, there, {"--tls-cert", "c"}),
-      all({"generate", "--prompt", "a"}, there, {"--tls-cert", "c", "--tls-key", "k"}),
+      all({"generate", "--prompt", "a"}, there, {"--tls-key", "k", "--tls-cert", "c"}),
       all({"health"}, there, {"--tls-key", "c"}),
       all({"inspect"}, there, {"--tls-cert", "c"}),
       all({"health"}, there, {"--tls-server-name", "nibble.example"}),

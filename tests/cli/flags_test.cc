@@ -214,6 +214,7 @@ TEST_F(FlagsTest, AFlagThatNeedsAnotherIsRefusedAloneAndItsTwinIsLeftOut) {
   flags_.OnlyWith("--here", [&] { flags_.Add("--threads", threads, "How many"); });
   EXPECT_THROW(Parse({"--threads", "2"}), CLI::ParseError);
   app_.clear();
+  threads = 1;  // it was read before it was refused
   environment_ = {{"NIBBLE_THREADS", "3"}};
   Parse({});
   EXPECT_EQ(threads, 1);

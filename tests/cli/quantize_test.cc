@@ -282,12 +282,13 @@ TEST(SmoothAlphaTest, TheHelpDoesNotCallZeroOff) {
   }
 }
 
-// Finite weights, activations that are not: scales chosen by them would be NaN.
+// Finite weights and logits, squares of activations that are not: scales chosen by them would be
+// NaN.
 TEST_F(QuantizeCommand, ImportanceThatIsNotFiniteIsRefused) {
   testing::TinyModelOptions options;
   options.matrix_type = GgmlType::kF32;
   testing::GgufWriter writer = testing::TinyModel(options);
-  const float huge = 3e38f;
+  const float huge = 1e30f;
   std::memcpy(writer.FindTensor("blk.0.ffn_up.weight")->data.data(), &huge, sizeof(huge));
   const std::string model = testing::WriteTempFile("cli_quantize_huge.gguf", writer.Build());
   std::string text;
