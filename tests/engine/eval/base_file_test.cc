@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -41,8 +42,7 @@ WindowOptions Options(int32_t stride = 0, int32_t skip = 1) {
 }
 
 std::string PathOf(const std::string& name) {
-  return absl::StrCat(testing::TempDir(), "base_file_test_", name, "_",
-                      testing::UnitTest::GetInstance()->random_seed());
+  return absl::StrCat(testing::TempDir(), "base_file_test_", name, "_", getpid());
 }
 
 Bytes ReadAll(const std::string& path) {
