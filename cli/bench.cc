@@ -232,7 +232,7 @@ void PrintEngineRun(const BenchFlags& flags, const Json& machine, const Run& run
   if (flags.output == OutputFormat::kJson) {
     const Json json = {
         {"machine", machine}, {"model", run.model}, {"requests", RequestsJson(run.requests)}};
-    io.out << json.dump(2) << std::endl;
+    PrintJson(io.out, json, 2);
   } else {
     PrintRequests(flags.requests, run.requests, io.out);
   }
@@ -254,7 +254,7 @@ absl::Status BenchAll(const BenchFlags& flags, const Json& earlier, const Io& io
   const Json comparison = earlier.is_null() ? Json() : CompareBench(json, earlier);
   if (flags.output == OutputFormat::kJson) {
     if (!comparison.is_null()) json["compare"] = comparison;
-    io.out << json.dump(2) << std::endl;
+    PrintJson(io.out, json, 2);
     return absl::OkStatus();
   }
   PrintBenchTable(machine, run.results, io.out);
