@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "cli/bench.h"
+#include "cli/bench_report.h"
 #include "engine/base/status_macros.h"
-#include "kernels/check.h"
 
 namespace nibble {
 namespace {
@@ -58,13 +58,7 @@ void ExpectAll(const BenchFlags& flags, const std::vector<BenchResult>& results,
 
 }  // namespace
 
-double BenchResult::MedianRate() const {
-  NIBBLE_CHECK(!tokens_per_second.empty());
-  std::vector<double> rates = tokens_per_second;
-  std::sort(rates.begin(), rates.end());
-  const size_t half = rates.size() / 2;
-  return rates.size() % 2 == 1 ? rates[half] : (rates[half - 1] + rates[half]) / 2;
-}
+double BenchResult::MedianRate() const { return Median(tokens_per_second); }
 
 std::vector<int32_t> DecodeContexts(const BenchFlags& flags) {
   std::vector<int32_t> contexts = flags.context.empty() ? flags.prompt_tokens : flags.context;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "cli/version.h"
+#include "kernels/check.h"
 
 namespace nibble {
 namespace {
@@ -75,20 +76,30 @@ Json BenchMachineJson(const DeviceInfo& device, const std::vector<MachinePeaks>&
   return machine;
 }
 
+double Median(std::vector<double> values) {
+  NIBBLE_CHECK(!values.empty());
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+Json RangeJson(const std::vector<double>& values) {
+  const double median = Median(values);
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  return {{"median", median}, {"min", *low}, {"max", *high}};
+}
+
 Json BenchJson(const Json& machine, const Json& model, const std::vector<BenchResult>& results) {
   Json json = {{"machine", machine}, {"model", model}, {"results", Json::array()}};
   for (const BenchResult& result : results) {
-    const auto [low, high] =
-        std::minmax_element(result.tokens_per_second.begin(), result.tokens_per_second.end());
-    Json row = {
-        {"test", result.test},
-        {"prompt_tokens", result.prompt_tokens},
-        {"generate_tokens", result.generate_tokens},
-        {"context", result.context},
-        {"batch", result.batch},
-        {"threads", result.threads},
-        {"kv_cache_type", result.kv_cache_type},
-        {"tokens_per_second", {{"median", result.MedianRate()}, {"min", *low}, {"max", *high}}}};
+    Json row = {{"test", result.test},
+                {"prompt_tokens", result.prompt_tokens},
+                {"generate_tokens", result.generate_tokens},
+                {"context", result.context},
+                {"batch", result.batch},
+                {"threads", result.threads},
+                {"kv_cache_type", result.kv_cache_type},
+                {"tokens_per_second", RangeJson(result.tokens_per_second)}};
     if (result.roofline.has_value()) row["roofline"] = RooflineJson(*result.roofline, result);
     json["results"].push_back(std::move(row));
   }

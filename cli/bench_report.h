@@ -21,6 +21,11 @@ std::string CpuName();
 nlohmann::ordered_json BenchMachineJson(const DeviceInfo& device,
                                         const std::vector<MachinePeaks>& peaks);
 
+// The middle one, or the mean of the middle two. REQUIRES at least one.
+double Median(std::vector<double> values);
+// {"median","min","max"} of them. REQUIRES the same.
+nlohmann::ordered_json RangeJson(const std::vector<double>& values);
+
 // {"machine":{..},"model":{..},"results":[..]}
 nlohmann::ordered_json BenchJson(const nlohmann::ordered_json& machine,
                                  const nlohmann::ordered_json& model,

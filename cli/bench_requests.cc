@@ -1,14 +1,13 @@
 #include "cli/bench_requests.h"
 
-#include <algorithm>
 #include <memory>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "cli/bench_report.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status_macros.h"
-#include "kernels/check.h"
 
 namespace nibble {
 namespace {
@@ -103,15 +102,6 @@ absl::StatusOr<std::vector<PreparedRequest>> PrepareAll(const Engine& engine,
     prepared.push_back(std::move(one));
   }
   return prepared;
-}
-
-Json RangeJson(std::vector<double> values) {
-  NIBBLE_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  const double median =
-      values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-  return {{"median", median}, {"min", values.front()}, {"max", values.back()}};
 }
 
 std::vector<double> Ratios(const RequestsResult& result) {
