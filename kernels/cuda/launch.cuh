@@ -47,11 +47,11 @@ cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
 #endif
 }
 
-// The block's dynamic shared memory, 128-byte aligned; no kernel has any other.
+// The block's dynamic shared memory, 1,024-byte aligned; no kernel has any other.
 template <class T>
 __device__ __forceinline__ T& SharedMemory() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(128) uint8_t nibble_shared_memory[];
+  extern __shared__ __align__(1024) uint8_t nibble_shared_memory[];
   return *reinterpret_cast<T*>(nibble_shared_memory);
 #else
   return *reinterpret_cast<T*>(emulator::DynamicShared());

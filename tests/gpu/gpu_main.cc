@@ -20,13 +20,16 @@ constexpr const char* kEmulatorOnly[] = {
     // a fault that leaves the process usable
     "*PlantedFault*", "Emulator.KeepsAFault*", "DeviceTest.KeepsTheFirstFault*",
     "*AFaultOfAKernel*",
+    // registers that hold nothing yet
+    "Emulator.GivesAccumulators*",
     // its name, its one device, its memory and its choice of a compute capability
     "*SaysWhatItIs*", "DeviceTest.NamesTheDevices*", "*WhatDoesNotFitIsTold*", "CudaLoadTest.*",
     "DeviceMemoryTest.*", "DeviceTest.RefusesCapabilities*", "W8A8.IsChosenByTheDevice*",
     "*PackedBytesOfAnotherDevice*"};
 
 // Tests that have the emulator be of 9.0; another device need not have the units.
-constexpr const char* kOfHopper[] = {"W8A8.*", "*W8A8Test*"};
+constexpr const char* kOfHopper[] = {"W8A8.*", "*W8A8Test*", "*ByWarpGroups*",
+                                     "*GroupProductTest*"};
 
 std::string Excluded(const nibble::cuda::DeviceProperties& device) {
   std::string patterns;

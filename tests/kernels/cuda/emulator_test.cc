@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -45,6 +46,20 @@ INSTANTIATE_TEST_SUITE_P(Each, PlantedFaultTest, testing::ValuesIn(PlantedFaults
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Dependent, PlantedFaultTest, testing::ValuesIn(PlantedDependentFaults()),
                          [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Group, PlantedFaultTest, testing::ValuesIn(PlantedGroupFaults()),
+                         [](const auto& info) { return info.param.name; });
+
+// The registers of a product are no memory that could fault: whoever reads them early reads NaNs.
+TEST(Emulator, GivesAccumulatorsNoValueBeforeTheWait) {
+  const DeviceArray<float> in(std::vector<float>(kFaultFloats, 0.0f)), out(kFaultFloats);
+  ASSERT_EQ(ReadAccumulatorsEarly(in.data(), out.data()), cudaSuccess) << TheGpu().TakeFault();
+  std::vector<float> values(256);
+  cudaMemcpy(values.data(), out.data(), values.size() * 4, cudaMemcpyDeviceToHost);
+  for (int i = 0; i < 128; ++i) {
+    EXPECT_TRUE(std::isnan(values[i]));
+    EXPECT_EQ(values[128 + i], 0);
+  }
+}
 
 TEST(Emulator, KeepsAFaultUntilItIsTaken) {
   const DeviceArray<float> in(std::vector<float>(kFaultFloats, 0.0f)), out(kFaultFloats);
@@ -112,6 +127,73 @@ TEST(Emulator, MultipliesMatricesAsTheManualSays) {
     }
   }
 }
+
+// One product of a warp group: [64, 16] in registers times rows of 64 columns in shared memory.
+class GroupProductTest : public testing::TestWithParam<GroupProbe> {};
+
+TEST_P(GroupProductTest, IsAsTheManualSays) {
+  const GroupProbe& probe = GetParam();
+  const int rows = probe.tiles * 8;
+  std::mt19937 random(7);
+  const auto small = [&] {
+    return static_cast<float>(static_cast<int>(random() % 31) - 15) * 0.5f;
+  };  // exact
+  const auto half = [&](float x) { return probe.bf16 ? F32ToBf16(x) : F32ToF16(x); };
+  std::vector<float> a(64 * 16), b(static_cast<size_t>(rows) * 64),
+      d(static_cast<size_t>(64) * rows);
+  for (auto* matrix : {&a, &b, &d}) {
+    for (float& x : *matrix) x = small();
+  }
+  std::vector<uint16_t> a_registers(a.size()), b_memory(b.size());
+  std::vector<float> d_registers(d.size());
+  const auto place_of_d = [&](int row, int col) {
+    const RegisterSlot at = SlotOfD(row % 16, col % 8);
+    return (row / 16 * 32 + at.lane) * probe.tiles * 4 + col / 8 * 4 + at.value;
+  };
+  for (int row = 0; row < 64; ++row) {
+    for (int col = 0; col < 16; ++col) {
+      const RegisterSlot at = SlotOfA(row % 16, col);
+      a_registers[(row / 16 * 32 + at.lane) * 8 + at.value] = half(a[row * 16 + col]);
+    }
+    for (int col = 0; col < rows; ++col) d_registers[place_of_d(row, col)] = d[row * rows + col];
+  }
+  for (int row = 0; row < rows; ++row) {
+    for (int col = 0; col < 64; ++col) b_memory[SwizzledPlace(row, col)] = half(b[row * 64 + col]);
+  }
+  const DeviceArray<uint32_t> device_a(Pairs(a_registers)), device_b(Pairs(b_memory));
+  const DeviceArray<float> device_d(d_registers);
+  ASSERT_EQ(ProbeGroupProduct(probe, device_a.data(), device_b.data(), device_d.data()),
+            cudaSuccess)
+      << TheGpu().TakeFault();
+  const std::vector<float> result = device_d.Read();
+  for (int row = 0; row < 64; ++row) {
+    for (int col = 0; col < rows; ++col) {
+      float expected = probe.add ? d[row * rows + col] : 0;
+      for (int k = 0; k < 16; ++k) expected += a[row * 16 + k] * b[col * 64 + probe.step * 16 + k];
+      ASSERT_EQ(result[place_of_d(row, col)], expected) << row << ", " << col;
+    }
+  }
+}
+
+std::vector<GroupProbe> GroupProbes() {
+  std::vector<GroupProbe> probes;
+  for (const int tiles : {2, 4, 8, 16}) {
+    for (const int step : {0, 1, 2, 3}) {
+      const bool odd = step % 2 != 0;
+      probes.push_back({.bf16 = odd, .add = step < 2, .tiles = tiles, .step = step});
+      probes.push_back({.bf16 = !odd, .add = step >= 2, .tiles = tiles, .step = step});
+    }
+  }
+  return probes;
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, GroupProductTest, testing::ValuesIn(GroupProbes()),
+                         [](const auto& info) {
+                           const GroupProbe& probe = info.param;
+                           return (probe.bf16 ? "Bf16" : "F16") + std::string("Of") +
+                                  std::to_string(probe.tiles) + "Tiles" +
+                                  (probe.add ? "Added" : "") + "Step" + std::to_string(probe.step);
+                         });
 
 std::vector<uint16_t> CountingHalves(int n) {
   std::vector<uint16_t> halves(n);

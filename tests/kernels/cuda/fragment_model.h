@@ -35,4 +35,16 @@ constexpr RegisterSlot SlotOfD(int row, int col) {
 // row T / 4".
 constexpr RegisterSlot SlotOf8x8(int row, int col) { return {row * 4 + col / 2, col & 1}; }
 
+// wgmma, of its second operand where "the leading dimension is K" and the swizzle is 128 bytes:
+// rows of 128 bytes, and "16-byte units of eight rows of 1024 bytes permuted by the row". Which of
+// the 16-bit values of the rows of 64 columns, beginning at a multiple of 1024 bytes, is (row,
+// col).
+constexpr int SwizzledPlace(int row, int col) {
+  const int unit = col / 8, permuted = (unit & ~7) | ((unit ^ row) & 7);
+  return row * 64 + permuted * 8 + col % 8;
+}
+
+// Of its first one, in registers, and its accumulators: warp w of the group has rows 16 w .. , each
+// tile of 8 columns of d as SlotOfD ("fragment layouts of m64nNk16").
+
 }  // namespace nibble::cuda

@@ -20,5 +20,9 @@ struct PlantedFault {
 inline constexpr int kFaultFloats = 1024;
 std::vector<PlantedFault> PlantedFaults();
 std::vector<PlantedFault> PlantedDependentFaults();
+std::vector<PlantedFault> PlantedGroupFaults();
+
+// A product's accumulators [2, 128 threads], before they are waited for and afterwards.
+cudaError_t ReadAccumulatorsEarly(float* in, float* out);
 
 }  // namespace nibble::cuda

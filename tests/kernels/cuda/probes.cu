@@ -1,6 +1,7 @@
 #include "kernels/cuda/cache_codes.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/ptx_warp_group.cuh"
 #include "probes.h"
 
 namespace nibble::cuda {
@@ -25,6 +26,31 @@ __global__ void Mma(const uint32_t* a, const uint32_t* b, float* d) {
     ptx::MmaF16(rd, ra, rb);
   }
   for (int i = 0; i < 4; ++i) d[lane * 4 + i] = rd[i];
+}
+
+template <bool kBf16, bool kAdd, int kTiles>
+__global__ void GroupProduct(const uint32_t* a, const uint32_t* b, float* d, int step) {
+  auto& shared = SharedMemory<Shared>();
+  const int thread = threadIdx.x;
+  for (int i = thread; i < kTiles * 8 * 32; i += 128) shared.words[i] = b[i];
+  ptx::OrderSharedForProducts();
+  ptx::SyncThreads();
+  uint32_t ra[4];
+  float rd[kTiles][4];
+  for (int i = 0; i < 4; ++i) ra[i] = a[thread * 4 + i];
+  for (int i = 0; i < kTiles * 4; ++i) rd[i / 4][i % 4] = d[thread * kTiles * 4 + i];
+  const uint64_t rows = ptx::SwizzledRows(ptx::SharedAddress(shared.words) + step * 32);
+  ptx::Pin(rd);
+  ptx::OrderRegisters();
+  if constexpr (kBf16) {
+    ptx::MultiplyBf16<kAdd>(rd, ra, rows);
+  } else {
+    ptx::MultiplyF16<kAdd>(rd, ra, rows);
+  }
+  ptx::CommitProducts();
+  ptx::WaitProducts<0>();
+  ptx::Pin(rd);
+  for (int i = 0; i < kTiles * 4; ++i) d[thread * kTiles * 4 + i] = rd[i / 4][i % 4];
 }
 
 template <bool kTransposed>
@@ -127,6 +153,28 @@ cudaError_t StartWidenOf(const WidenProbe& probe, const uint32_t* in, uint32_t* 
 
 cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d) {
   return Launch(bf16 ? Mma<true> : Mma<false>, OneWarp(), a, b, d);
+}
+namespace {
+
+template <int kTiles>
+cudaError_t StartGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
+                              float* d) {
+  const auto f16 =
+      probe.add ? GroupProduct<false, true, kTiles> : GroupProduct<false, false, kTiles>;
+  const auto bf16 =
+      probe.add ? GroupProduct<true, true, kTiles> : GroupProduct<true, false, kTiles>;
+  return Launch(probe.bf16 ? bf16 : f16, {dim3(1), dim3(128), sizeof(Shared), nullptr}, a, b, d,
+                probe.step);
+}
+
+}  // namespace
+
+cudaError_t ProbeGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
+                              float* d) {
+  if (probe.tiles == 2) return StartGroupProduct<2>(probe, a, b, d);
+  if (probe.tiles == 4) return StartGroupProduct<4>(probe, a, b, d);
+  if (probe.tiles == 8) return StartGroupProduct<8>(probe, a, b, d);
+  return StartGroupProduct<16>(probe, a, b, d);
 }
 cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t* registers) {
   return Launch(transposed ? LoadMatrix<true> : LoadMatrix<false>, OneWarp(), matrices, registers);

@@ -12,6 +12,16 @@ namespace nibble::cuda {
 // d [32, 4].
 cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d);
 
+// d = a * b, or += with `add`, by one product of a warp group (sm_90a): registers of 128 threads in
+// the order [thread][register], a [128, 4], d [128, 4 tiles]; b [8 tiles, 64] 16-bit values as they
+// are to lie in shared memory, of which columns 16 step .. are multiplied. 2, 4, 8 or 16 tiles.
+struct GroupProbe {
+  bool bf16 = false, add = false;
+  int tiles = 4, step = 0;
+};
+cudaError_t ProbeGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
+                              float* d);
+
 // Loads four 8 x 8 matrices of 16-bit values, [4, 8, 8], into registers [lane][matrix]; transposed
 // in memory order when asked.
 cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t* registers);

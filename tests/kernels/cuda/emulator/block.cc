@@ -103,6 +103,8 @@ void Block::ThreadMain() {
   for (const auto& group : me.copies) {
     if (!group.empty()) block.Fail("exits with asynchronous copies that it never waited for");
   }
+  const std::string open = block.warp_groups_.Open(me.warp);
+  if (!open.empty()) block.Fail(open);
   if (!me.waited) block.Fail("exits a dependent launch without waiting for the launches before it");
   if (const Meeting& meeting = block.meetings_[me.warp]; meeting.arrived != 0) {
     block.Fail("exits while lanes of its warp wait in a collective", &meeting.where);
@@ -135,6 +137,7 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
   threads_.assign(num_threads, {});
   memory_.StartBlock();
   shared_.StartBlock(shared_bytes);
+  warp_groups_.StartBlock(num_threads / 32);
   for (int id = 0; id < num_threads; ++id) {
     StartThread(id);
     threads_[id].waited = !dependent;
@@ -150,6 +153,8 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
                thread.waits_in;
     }
   }
+  if (const std::string unlike = warp_groups_.Unlike(); fault_.empty() && !unlike.empty())
+    fault_ = Describe(threads_[0]) + ": " + unlike;
   for (WarpLog& log : logs_) log.Flush(counts_);
   uint64_t in_flight = 0;
   for (const Thread& thread : threads_) in_flight += thread.most_in_flight;

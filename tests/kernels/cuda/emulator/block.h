@@ -19,6 +19,7 @@
 #include "emulator/counters.h"
 #include "emulator/global_memory.h"
 #include "emulator/shared_memory.h"
+#include "emulator/warp_group.h"
 
 namespace nibble::emulator {
 
@@ -64,6 +65,7 @@ class Block {
   dim3 block_dim() const { return block_dim_; }
   dim3 grid_dim() const { return grid_dim_; }
   SharedMemory& shared() { return shared_; }
+  WarpGroups& warp_groups() { return warp_groups_; }
   Counts& counts() { return counts_; }
   bool running() const { return current_ != nullptr; }
   [[noreturn]] void Fail(const std::string& what, const Location* where = nullptr);
@@ -109,6 +111,7 @@ class Block {
   GlobalMemory& memory_;
   Counts& counts_;
   SharedMemory shared_;
+  WarpGroups warp_groups_{*this};
   uint8_t* stacks_ = nullptr;
   void* scheduler_ = nullptr;  // its stack pointer while a fiber runs
   const std::function<void()>* body_ = nullptr;

@@ -73,6 +73,23 @@ void LoadMatrix(void* const* arguments) {
   }
 }
 
+void OrderRegisters(void* const*) {
+  Block& block = TheGpu().block();
+  block.warp_groups().OrderRegisters(block.thread().warp);
+}
+void MultiplyGroup(void* const* arguments) {
+  Block& block = TheGpu().block();
+  block.warp_groups().Multiply(block.thread().warp, arguments);
+}
+void CommitProducts(void* const*) {
+  Block& block = TheGpu().block();
+  block.warp_groups().Commit(block.thread().warp);
+}
+void WaitProducts(void* const* arguments) {
+  Block& block = TheGpu().block();
+  block.warp_groups().Wait(block.thread().warp, *static_cast<const int*>(arguments[0]));
+}
+
 void Transpose(void* const* arguments) {
   uint16_t m[8][8];
   for (int lane = 0; lane < 32; ++lane) {

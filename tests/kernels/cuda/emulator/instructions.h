@@ -30,6 +30,12 @@ struct MmaArgument {
 void MmaF16(void* const* arguments);
 void MmaBf16(void* const* arguments);
 
+// Of warp groups (warp_group.h), each of a warp: GroupProductArgument, and how many may be pending.
+void OrderRegisters(void* const* arguments);
+void MultiplyGroup(void* const* arguments);
+void CommitProducts(void* const* arguments);
+void WaitProducts(void* const* arguments);
+
 struct ShuffleArgument {
   uint32_t in, out;
   int source;

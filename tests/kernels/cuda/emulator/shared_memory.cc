@@ -10,7 +10,7 @@
 namespace nibble::emulator {
 namespace {
 
-constexpr size_t kPage = 4096, kAlignment = 128, kMapBytes = 256 << 10, kGuardBytes = 64 * kPage;
+constexpr size_t kPage = 4096, kAlignment = 1024, kMapBytes = 256 << 10, kGuardBytes = 64 * kPage;
 
 }  // namespace
 
@@ -31,6 +31,11 @@ void SharedMemory::StartBlock(size_t bytes) {
   std::memset(begin_, 0xFF, bytes);
   first_barrier_ = ++barrier_;
   for (Shadow& shadow : shadow_) shadow.in_flight = false;
+}
+
+void SharedMemory::PassBarrier() {
+  ++barrier_;
+  std::ranges::copy(orders_, orders_at_barrier_);
 }
 
 bool SharedMemory::Owns(const void* pointer) const {
@@ -80,11 +85,24 @@ void SharedMemory::RecordWrite(Shadow& shadow, bool atomic, int thread) {
   shadow.writer = static_cast<uint16_t>(thread);
   shadow.write_barrier = barrier_;
   shadow.write_sync = warp_syncs_[thread / 32];
+  shadow.write_order = orders_[thread];
   shadow.read_barrier = 0;
 }
 
 std::string SharedMemory::Access(const void* pointer, size_t bytes, bool write, int thread) {
   return Access(pointer, bytes, write ? Kind::kWrite : Kind::kRead, thread);
+}
+
+std::string SharedMemory::AccessForProduct(const void* pointer, size_t bytes, int thread) {
+  const std::string wrong = Access(pointer, bytes, Kind::kRead, thread);
+  if (!wrong.empty()) return wrong;
+  const size_t first = (At(pointer) - begin_) / kGranule;
+  for (size_t i = first; i < first + bytes / kGranule; ++i) {
+    if (shadow_[i].write_order >= orders_at_barrier_[shadow_[i].writer])
+      return "thread " + std::to_string(shadow_[i].writer) +
+             " did not order its write for products";
+  }
+  return "";
 }
 
 std::string SharedMemory::AccessAtomically(const void* pointer, size_t bytes, int thread) {

@@ -9,6 +9,9 @@
 // in this block, two threads' accesses without order of which one is a write, bytes of an
 // asynchronous copy that its thread has not waited for.
 //
+// What products of warp groups read is besides ordered by its writer, after the write and before a
+// barrier.
+//
 // Memory that a block never wrote reads as 0xFF, NaN in every float type.
 #pragma once
 
@@ -31,7 +34,7 @@ class SharedMemory {
   ~SharedMemory();
 
   void StartBlock(size_t bytes);
-  void PassBarrier() { ++barrier_; }
+  void PassBarrier();
   void PassWarpSync(int warp) { ++warp_syncs_[warp]; }
 
   uint8_t* data() const { return begin_; }  // its end lies at a page without access
@@ -46,6 +49,9 @@ class SharedMemory {
   // Empty, or what is wrong with `thread`'s access.
   std::string Access(const void* pointer, size_t bytes, bool write, int thread);
   std::string AccessAtomically(const void* pointer, size_t bytes, int thread);
+  // The read of a product of warp groups, of which `thread` stands for its warp.
+  std::string AccessForProduct(const void* pointer, size_t bytes, int thread);
+  void OrderForProducts(int thread) { ++orders_[thread]; }
   void StartCopy(const void* pointer, size_t bytes);               // after Access(.., write)
   void FinishCopy(const void* pointer, size_t bytes, int thread);  // a write of now
 
@@ -54,6 +60,7 @@ class SharedMemory {
   struct Shadow {
     uint32_t write_barrier = 0, write_sync = 0;  // barrier 0: never
     uint32_t read_barrier = 0, read_sync = 0;
+    uint32_t write_order = 0;  // how often the writer had ordered its writes for products
     uint16_t writer = 0, reader = 0;
     Readers readers = Readers::kOne;
     bool in_flight = false;
@@ -75,6 +82,7 @@ class SharedMemory {
   uint32_t barrier_ = 1;
   uint32_t first_barrier_ = 1;  // of this block: what is older is another block's
   uint32_t warp_syncs_[32] = {};
+  uint32_t orders_[1024] = {}, orders_at_barrier_[1024] = {};  // of each thread
   std::vector<Shadow> shadow_;
 };
 
