@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/ptx_warp_group.cuh"
 #include "kernels/half.h"
 
 namespace nibble::cuda {
@@ -35,6 +36,11 @@ struct Bf16 {
                                              const uint32_t (&b)[2]) {
     ptx::MmaBf16(d, a, b);
   }
+  template <bool kAdd, int kTiles>
+  static __device__ __forceinline__ void MultiplyGroup(float (&d)[kTiles][4],
+                                                       const uint32_t (&a)[4], uint64_t b) {
+    ptx::MultiplyBf16<kAdd>(d, a, b);
+  }
   static uint16_t HostFromFloat(float x) { return F32ToBf16(x); }
 };
 
@@ -60,6 +66,11 @@ struct F16 {
   static __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]) {
     ptx::MmaF16(d, a, b);
+  }
+  template <bool kAdd, int kTiles>
+  static __device__ __forceinline__ void MultiplyGroup(float (&d)[kTiles][4],
+                                                       const uint32_t (&a)[4], uint64_t b) {
+    ptx::MultiplyF16<kAdd>(d, a, b);
   }
   static uint16_t HostFromFloat(float x) { return F32ToF16(x); }
 };

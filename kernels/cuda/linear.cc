@@ -47,22 +47,28 @@ struct Target {
   bool accumulate = false;
 };
 
-// One pass: at most `most_rows` rows of x through all weights of a call; wide where those are more
-// than kPassRows.
+// Of one pass: at most so many rows of x through all weights of a call, if `wide` all but codes
+// through the GEMM.
+struct PassShape {
+  int32_t most_rows = kPassRows;
+  bool wide = false;
+};
+
 class Pass {
  public:
-  Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x, int32_t most_rows)
+  Pass(Device& device, Gemm& gemm, Workspace& workspace, const Tensor& x, const PassShape& shape)
       : device_(device),
         gemm_(gemm),
         workspace_(workspace),
         x_(x),
-        most_rows_(most_rows),
-        tiles_(device, workspace, kPassRows),
-        codes_(device, gemm, workspace, most_rows) {}
+        most_rows_(shape.most_rows),
+        wide_(shape.wide),
+        tiles_(device, workspace, most_rows_),
+        codes_(device, gemm, workspace, most_rows_) {}
 
   void Run(const LinearParams& params, const Tensor& y) {
     workspace_.Reset();
-    if (!wide()) tiles_.Reserve(params.weights);
+    if (!wide_) tiles_.Reserve(params.weights);
     if (params.norm_weight != nullptr) Normalize(params);
     codes_.Quantize(x_, params.weights);
     if (codes_.Fits(params.weights)) {
@@ -75,8 +81,6 @@ class Pass {
   }
 
  private:
-  bool wide() const { return most_rows_ > kPassRows; }
-
   void Normalize(const LinearParams& params) {
     RmsNormCall norm;
     norm.dtype = x_.dtype;
@@ -96,7 +100,7 @@ class Pass {
   void Concatenated(const LinearParams& params, const Tensor& y) {
     int32_t col = 0;
     for (absl::Span<const PackedMatrix* const> left = params.weights; !left.empty();) {
-      const size_t in_tiles = wide() ? 0 : TilesLinear::LaunchedTogether(left);
+      const size_t in_tiles = wide_ ? 0 : TilesLinear::LaunchedTogether(left);
       const auto weights = left.first(std::max<size_t>(in_tiles, 1));
       int32_t cols = 0;
       for (const PackedMatrix* weight : weights) cols += weight->rows();
@@ -199,6 +203,7 @@ class Pass {
   Workspace& workspace_;
   Tensor x_;
   const int32_t most_rows_;
+  const bool wide_;
   TilesLinear tiles_;  // of passes that are not wide
   CodesLinear codes_;
 };
@@ -214,8 +219,10 @@ absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes) {
   int64_t product = 0;
   if (weight.storage == Storage::kTiled) {
     // With as many in its launch as there may be; of those the largest is checked, too.
-    counters = kMostTiledWeights * TiledCounterBytes(weight.tiled, kPassRows);
-    needed += counters + kMostTiledWeights * TiledResultBytes(weight.tiled, kPassRows);
+    TiledLinear call{.num_weights = kMostTiledWeights, .rows = kPassRows};
+    for (TiledWeight& of_call : call.weights) of_call.layout = weight.tiled;
+    counters = TiledCounterBytes(call);
+    needed += TiledWorkspaceBytes(call);
     product = GroupSumsBytes(weight.tiled, kPassRows);
   } else if (weight.storage == Storage::kCodes) {
     needed += 3 * (pass * weight.cols + pass * BlocksOf(weight.cols) * 4);
@@ -253,14 +260,39 @@ int32_t WidePassRows(const LinearParams& params, int64_t workspace_bytes) {
   return static_cast<int32_t>(std::clamp<int64_t>(rows, kPassRows, kMostGemmRows));
 }
 
+int32_t TiledPassRows(const LinearParams& params, int64_t workspace_bytes) {
+  constexpr int64_t kTakes = 4;
+  int64_t out = 0;
+  for (const PackedMatrix* weight : params.weights) {
+    if (static_cast<const CudaMatrix*>(weight)->stored().storage != Storage::kTiled)
+      return kPassRows;
+    out += weight->rows();
+  }
+  for (int32_t rows = kMostTiledPassRows; rows > kPassRows; rows /= 2) {
+    const TilesLinear::Need need = TilesLinear::NeedOf(params.weights, rows);
+    int64_t bytes =
+        Workspace::kCounterBytes + kTakes * Workspace::kAlignment + need.results + need.sums;
+    if (params.norm_weight != nullptr) bytes += int64_t{rows} * params.x.cols * 2;
+    if (params.gated) bytes += rows * out * 2;
+    if (bytes <= workspace_bytes && need.counters <= Workspace::kCounterBytes) return rows;
+  }
+  return kPassRows;
+}
+
 void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params,
                bool wide_rows) {
-  const int32_t wide = wide_rows ? WidePassRows(params, workspace.size_bytes()) : kPassRows;
+  PassShape shape;
+  if (params.x.rows > kPassRows && wide_rows) {
+    shape = {WidePassRows(params, workspace.size_bytes()), true};
+    if (shape.most_rows == kPassRows) shape.wide = false;
+  } else if (params.x.rows > kPassRows) {
+    shape.most_rows = TiledPassRows(params, workspace.size_bytes());
+  }
   for (int32_t first = 0; first < params.x.rows;) {
     const int32_t left = params.x.rows - first;
-    const int32_t most = left > kPassRows ? wide : kPassRows;
-    const int32_t count = std::min(most, left);
-    Pass(device, gemm, workspace, RowsOf(params.x, first, count), most)
+    const PassShape this_shape = left > kPassRows ? shape : PassShape{};
+    const int32_t count = std::min(this_shape.most_rows, left);
+    Pass(device, gemm, workspace, RowsOf(params.x, first, count), this_shape)
         .Run(params, RowsOf(params.y, first, count));
     first += count;
   }

@@ -1,7 +1,7 @@
 // LinearParams (kernels/ops.h) on the device: which kernel multiplies with which weight, in passes
-// of at most 64 rows of x.
+// of at most 64 rows of x, or 256 where all weights are in tiles.
 //
-//   kTiled      tiled_linear: the codes are read once a pass
+//   kTiled      tiled_linear: the codes come from memory once a pass
 //   kCodes      rows of x are quantized, once a pass, and the GEMM multiplies codes with codes
 //   all others  the GEMM multiplies; weights of another type than the activations are converted
 //               before it, a slab of rows at a time, in the workspace
@@ -26,6 +26,7 @@
 namespace nibble::cuda {
 
 inline constexpr int32_t kPassRows = kGemmRows;
+inline constexpr int32_t kMostTiledPassRows = 256;  // through weights of which all are in tiles
 
 // A weight of this backend: what PackedMatrix pointers of its ops point to.
 class CudaMatrix : public PackedMatrix {
@@ -47,6 +48,10 @@ absl::Status CheckLinear(const StoredMatrix& weight, int64_t workspace_bytes);
 // Rows that a call with wide rows multiplies at once: a multiple of kPassRows, at most
 // kMostGemmRows; kPassRows where the workspace has no room for more, and the call runs as ever.
 int32_t WidePassRows(const LinearParams& params, int64_t workspace_bytes);
+
+// Rows that a call multiplies at once without: kPassRows, or where all of its weights are in tiles
+// up to kMostTiledPassRows, as the workspace has room for.
+int32_t TiledPassRows(const LinearParams& params, int64_t workspace_bytes);
 
 // Asynchronous; errors are kept by the device under "linear".
 void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearParams& params,

@@ -66,6 +66,8 @@ class Device {
   // compute capability 9.0, whatever was asked for.
   void AllowDependentLaunches(bool allow) { dependent_launches_ = allow && properties_.major >= 9; }
   bool dependent_launches() const { return dependent_launches_; }
+  // Products of warp groups (ptx_warp_group.cuh), which later devices have no longer.
+  bool has_warp_groups() const { return properties_.major == 9 && properties_.minor == 0; }
 
   // For the calling thread, which has one current device in the runtime. Upload and Download do it
   // as well.

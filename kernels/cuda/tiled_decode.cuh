@@ -1,6 +1,7 @@
 // Codes of a weight, as a lane loads them from a tile (tiled_layout.h), to the four registers of an
 // mma's A operand: one policy a kind of code.
 //
+//   kKind        which of TiledCodes
 //   kTileCols    columns of its tiles
 //   kLeastGroup  columns that the narrowest group has
 //   kUnit<Half>  what a decoded code must be multiplied with to be the code's value
@@ -11,6 +12,7 @@
 
 #include "kernels/cuda/cache_codes.cuh"
 #include "kernels/cuda/half_type.cuh"
+#include "kernels/cuda/tiled_layout.h"
 
 namespace nibble::cuda {
 namespace {
@@ -59,6 +61,7 @@ __device__ __forceinline__ void DecodeTable(uint32_t word, const uint32_t (&plan
 }
 
 struct Int4Weights {
+  static constexpr TiledCodes kKind = TiledCodes::kInt4;
   static constexpr int kTileCols = 128, kLeastGroup = 32;
   template <class Half>
   static constexpr float kUnit = 1;
@@ -71,6 +74,7 @@ struct Int4Weights {
 };
 
 struct Lut4Weights {
+  static constexpr TiledCodes kKind = TiledCodes::kLut4;
   static constexpr int kTileCols = 128, kLeastGroup = 32;
   template <class Half>
   static constexpr float kUnit = 1;
@@ -85,6 +89,7 @@ struct Lut4Weights {
 // Stored as code + 128. An f16 below the byte 0x64 is 1024 + byte, and one FMA takes the rest off;
 // a bf16 has 7 bits for it, so its sign bit goes the other way: low 7 bits, less 128 where it is 0.
 struct Int8Weights {
+  static constexpr TiledCodes kKind = TiledCodes::kInt8;
   static constexpr int kTileCols = 64, kLeastGroup = 16;
   template <class Half>
   static constexpr float kUnit = 1;
@@ -111,6 +116,7 @@ struct Int8Weights {
 
 // As cached keys and values are widened.
 struct E4m3Weights {
+  static constexpr TiledCodes kKind = TiledCodes::kE4m3;
   static constexpr int kTileCols = 64, kLeastGroup = 64;
   template <class Half>
   static constexpr float kUnit = 1.0f / E4m3Codes::kUnit<Half>;
@@ -129,6 +135,7 @@ struct E4m3Weights {
 
 // The upper byte of an f16; to a bf16, whose exponent's bias is 112 larger, its bits move down.
 struct E5m2Weights {
+  static constexpr TiledCodes kKind = TiledCodes::kE5m2;
   static constexpr int kTileCols = 64, kLeastGroup = 64;
   template <class Half>
   static constexpr float kUnit = 1;

@@ -1,15 +1,20 @@
-// y = x W^T for few rows of x and up to three W of 4-bit or 8-bit codes in tiles, in one launch:
-// every weight is read once, for up to 64 rows of x at a time.
+// y = x W^T for rows of x and up to three W of 4-bit or 8-bit codes in tiles, in one launch: every
+// weight comes from memory once, for all rows of x.
 //
-// How: weights are the 16-row operand of mma m16n8k16 and rows of x the 8 columns, so one row costs
-// one n8 tile. Codes enter the mma as exact small integers, 8-bit floats or table entries; a
-// group's (or a row's) sum is scaled in f32 afterwards; an offset m adds m * (the group's sum of
-// x), which LaunchGroupSums makes beforehand. K is split among blocks by W's shape alone, and the
-// last block of a tile adds the parts in ascending order: a row of y is the same bits whatever its
-// neighbours, and whichever matrices a launch has beside its own.
+// How: weights are the operand of a product that has 16 rows (mma m16n8k16), or 64 (a warp group's,
+// wgmma), and rows of x are its columns, so one row of x costs one n8 tile. Codes enter as exact
+// small integers, 8-bit floats or table entries; a group's (or a row's) sum is scaled in f32
+// afterwards; an offset m adds m * (the group's sum of x), which LaunchGroupSums makes beforehand.
+// The tiles of all matrices are cut into stretches of equal length, one a block ("stream-K", arXiv
+// 2301.03598), by the matrices' shapes alone, and whoever comes last adds the parts of a row of
+// tiles in ascending order: a row of y is the same bits whatever its neighbours, in any launch of
+// the same matrices.
 //
-// Memory-bound: reads TiledBytes(layout) + rows * cols * 2 * RowTiles bytes of each matrix, the
-// latter from L2. Needs sm_80. Has run on sm_90 alone, an H200.
+// That the two products give the same bits is measured, not promised: on an H200 they do, for every
+// format and for x of very unlike sizes (gpu_tiled_linear_test holds it).
+//
+// Memory-bound at few rows: reads TiledBytes(layout) + rows * cols * 2 * RowTiles bytes of each
+// matrix, the latter from L2. Needs sm_80. Has run on sm_90 alone, an H200.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -32,7 +37,7 @@ struct TiledWeight {
 };
 
 struct TiledLinear {
-  TiledWeight weights[kMostTiledWeights];
+  TiledWeight weights[kMostTiledWeights] = {};
   int32_t num_weights = 1;     // each of which may ShareALaunch with the first
   DType dtype = DType::kBf16;  // of x; or kF16
   const void* x =
@@ -46,17 +51,45 @@ struct TiledLinear {
   // Weights are read while the kernels that write x and group_sums may still run (sm_90); the
   // launch is a dependent one (launch.cuh).
   bool early_weights = false;
+  // The device has products of warp groups (compute capability 9.0): they are used where
+  // HasWarpGroups, in a program that is compiled for them (sm_90a).
+  bool warp_groups = false;
   void* workspace =
       nullptr;  // TiledWorkspaceBytes, zeros before the first call; a call leaves them usable
 };
 
-// Into how many parts the columns are cut: by W's shape, never by rows or device.
-int32_t TiledSplits(const TiledLayout& layout);
-// What a call needs beside its operands is its matrices' need together, for at most `rows` rows:
-// first the counters of arrived blocks of all of them, then their results of parts. Nothing where
-// no matrix is cut. 16-byte aligned.
-int64_t TiledCounterBytes(const TiledLayout& layout, int32_t rows);
-int64_t TiledResultBytes(const TiledLayout& layout, int32_t rows);
+// Whether warp groups multiply so many rows of x: where groups of columns end after no fewer than
+// four products, which run on while the next operands are decoded, and from the rows on that they
+// are faster for (docs/benchmarks/gpu).
+constexpr bool HasWarpGroups(const TiledLayout& layout, int32_t rows) {
+  return layout.group >= 64 && rows > (Is4Bit(layout.codes) ? 8 : 32);
+}
+
+// How the tiles of a call's matrices, row after row, are cut into stretches of equal length, a
+// block each: by the matrices' shapes, never by rows of x or the device, since it decides in which
+// order parts of a sum are added.
+struct TiledCut {
+  int32_t row_tiles = 0, col_tiles = 0;  // of all matrices
+  int32_t stretches = 0;
+
+  constexpr int32_t BeginOf(int32_t stretch) const {
+    return static_cast<int32_t>(Product(stretch, row_tiles * col_tiles) /
+                                static_cast<uint32_t>(stretches));
+  }
+  constexpr int32_t StretchOf(int32_t tile) const {
+    return static_cast<int32_t>((Product(tile + 1, stretches) - 1) /
+                                static_cast<uint32_t>(row_tiles * col_tiles));
+  }
+
+ private:
+  static constexpr uint32_t Product(int32_t a, int32_t b) {
+    return static_cast<uint32_t>(a) * static_cast<uint32_t>(b);
+  }
+};
+TiledCut CutOf(const TiledLinear& call);
+
+// What a call needs beside its operands for at most `rows` rows: first the counters of parts that
+// have arrived, then the parts. 16-byte aligned.
 int64_t TiledCounterBytes(const TiledLinear& call);
 int64_t TiledWorkspaceBytes(const TiledLinear& call);
 

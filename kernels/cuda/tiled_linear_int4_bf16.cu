@@ -1,9 +1,9 @@
-#include "kernels/cuda/tiled_start.cuh"
+#include "kernels/cuda/tiled_linear.cuh"
 
 namespace nibble::cuda {
 
 cudaError_t StartInt4Bf16(const TiledLinear& call, cudaStream_t stream) {
-  return Start4Bit<Bf16>(call, stream);
+  return Start4Bit<WarpKernels, Bf16>(call, stream);
 }
 
 }  // namespace nibble::cuda

@@ -35,24 +35,30 @@ TiledLinear TilesLinear::CallOf(absl::Span<const PackedMatrix* const> weights, i
   return call;
 }
 
-void TilesLinear::Reserve(absl::Span<const PackedMatrix* const> weights) {
-  int64_t counters = 0, results = 0, sums = 0;
+TilesLinear::Need TilesLinear::NeedOf(absl::Span<const PackedMatrix* const> weights, int32_t rows) {
+  Need need;
   while (!weights.empty()) {
     const size_t count = LaunchedTogether(weights);
     if (count > 0) {
-      const TiledLinear call = CallOf(weights.first(count), most_rows_);
+      const TiledLinear call = CallOf(weights.first(count), rows);
       const TiledLayout& layout = call.weights[0].layout;
-      const int64_t counter_bytes = TiledCounterBytes(call);
-      counters = std::max(counters, counter_bytes);
-      results = std::max(results, TiledWorkspaceBytes(call) - counter_bytes);
-      if (layout.offsets) sums = std::max(sums, GroupSumsBytes(layout, most_rows_));
+      const int64_t counters = TiledCounterBytes(call);
+      need.counters = std::max(need.counters, counters);
+      need.results = std::max(need.results, TiledWorkspaceBytes(call) - counters);
+      if (layout.offsets) need.sums = std::max(need.sums, GroupSumsBytes(layout, rows));
     }
     weights.remove_prefix(std::max<size_t>(count, 1));
   }
-  if (results > 0) {
-    results_ = static_cast<uint8_t*>(workspace_.WithCounters(counters, results)) + counters;
+  return need;
+}
+
+void TilesLinear::Reserve(absl::Span<const PackedMatrix* const> weights) {
+  const Need need = NeedOf(weights, most_rows_);
+  if (need.results > 0) {
+    results_ =
+        static_cast<uint8_t*>(workspace_.WithCounters(need.counters, need.results)) + need.counters;
   }
-  if (sums > 0) sums_ = static_cast<float*>(workspace_.Take(sums));
+  if (need.sums > 0) sums_ = static_cast<float*>(workspace_.Take(need.sums));
 }
 
 void TilesLinear::Multiply(const Tensor& x, absl::Span<const PackedMatrix* const> weights,
@@ -71,7 +77,8 @@ void TilesLinear::Multiply(const Tensor& x, absl::Span<const PackedMatrix* const
   call.y_stride = y.stride;
   call.accumulate = accumulate;
   call.early_weights = device_.dependent_launches();
-  if (TiledWorkspaceBytes(call) > 0) call.workspace = results_ - TiledCounterBytes(call);
+  call.warp_groups = device_.has_warp_groups();
+  call.workspace = results_ - TiledCounterBytes(call);
   if (call.weights[0].layout.offsets) call.group_sums = GroupSums(call);
   device_.Keep(LaunchTiledLinear(call, device_.stream()), "linear");
 }

@@ -18,6 +18,13 @@ class TilesLinear {
   TilesLinear(Device& device, Workspace& workspace, int32_t most_rows)
       : device_(device), workspace_(workspace), most_rows_(most_rows) {}
 
+  // Bytes of the workspace: counters before its other memory, parts of results, sums of x.
+  struct Need {
+    int64_t counters = 0, results = 0, sums = 0;
+  };
+  // Of these weights, those in tiles among them, and passes of at most `rows` rows.
+  static Need NeedOf(absl::Span<const PackedMatrix* const> weights, int32_t rows);
+
   // Takes what these weights need, those in tiles among them. REQUIRES that nothing has been taken
   // since the workspace's Reset: only the first to take has counters before it.
   void Reserve(absl::Span<const PackedMatrix* const> weights);

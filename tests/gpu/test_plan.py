@@ -64,6 +64,12 @@ def test_a_program_that_the_plan_does_not_know_is_sanitized_as_a_whole():
     assert "--gtest_filter=*" in plan.sanitizer_stages(CHOICES, ["gpu_new_test"])[0].command
 
 
+def test_shapes_of_a_cuda_kernel_are_timed_on_a_device_only():
+    rehearsal = plan.Choices(bin=pathlib.Path("/b"), device="cpu", small=True)
+    of_device, of_cpu = ([stage.command[2] for stage in plan.sweep_stages(choices)] for choices in (CHOICES, rehearsal))
+    assert "shapes" in of_device and of_cpu == [what for what in of_device if what != "shapes"]
+
+
 def test_a_rehearsal_is_small_and_on_the_cpu():
     rehearsal = plan.Choices(bin=pathlib.Path("/b"), device="cpu", small=True)
     for stage in plan.sweep_stages(rehearsal):

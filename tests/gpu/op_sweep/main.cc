@@ -1,5 +1,6 @@
-// op_sweep cpu|cuda:N [linear|attention|rows] [small]: a JSON line for each op and size (sweep.h),
-// as soon as it is known. Exit code 1 and a line on stderr at the first error.
+// op_sweep cpu|cuda:N [linear|attention|rows|shapes] [small]: a JSON line for each op and size
+// (sweep.h), as soon as it is known; shapes, which a CPU has not, only when asked for. Exit code 1
+// and a line on stderr at the first error.
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -27,6 +28,9 @@ absl::Status Run(const std::string& device, const std::string& what, const Optio
   if (what == "rows" || what.empty()) status.Update(SweepRowOps(make, options, report));
   if (what == "attention" || what.empty()) status.Update(SweepAttention(make, options, report));
   if (what == "linear" || what.empty()) status.Update(SweepLinear(make, options, report));
+  if (what == "shapes" && device == "cpu")
+    return absl::InvalidArgumentError("the device is 'cpu', shapes needs cuda:N");
+  if (what == "shapes") status.Update(SweepTiledShapes(make, options, report));
   return status;
 }
 
@@ -42,7 +46,7 @@ int main(int argc, char** argv) {
       options.small = true;
       options.seconds_each = 1e-4;
       options.repetitions = 2;
-    } else if (word == "linear" || word == "attention" || word == "rows") {
+    } else if (word == "linear" || word == "attention" || word == "rows" || word == "shapes") {
       what = word;
     } else {
       device = word;

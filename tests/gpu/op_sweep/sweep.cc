@@ -35,14 +35,21 @@ std::string JsonLine(const Figure& figure) {
 
 absl::Status Time(Backend& backend, const Options& options, StepKey key, int32_t ops,
                   absl::FunctionRef<void()> step, Figure& figure) {
+  const auto run = [&](int64_t times) { return Run(backend, key, times, step); };
+  return TimeRuns(options, ops, run, figure);
+}
+
+absl::Status TimeRuns(const Options& options, int32_t ops,
+                      absl::FunctionRef<absl::StatusOr<double>(int64_t times)> run,
+                      Figure& figure) {
   constexpr int kBefore = 3;
-  NIBBLE_RETURN_IF_ERROR(Run(backend, key, kBefore, step).status());
-  NIBBLE_ASSIGN_OR_RETURN(const double once, Run(backend, key, 1, step));
+  NIBBLE_RETURN_IF_ERROR(run(kBefore).status());
+  NIBBLE_ASSIGN_OR_RETURN(const double once, run(1));
   const auto times =
       static_cast<int64_t>(std::clamp(options.seconds_each / std::max(once, 1e-6), 1.0, 1e4));
   std::vector<double> each;
   for (int32_t i = 0; i < options.repetitions; ++i) {
-    NIBBLE_ASSIGN_OR_RETURN(const double took, Run(backend, key, times, step));
+    NIBBLE_ASSIGN_OR_RETURN(const double took, run(times));
     each.push_back(took / static_cast<double>(times) / ops * 1e6);
   }
   std::sort(each.begin(), each.end());

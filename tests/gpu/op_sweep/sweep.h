@@ -53,12 +53,19 @@ absl::Status SweepLinear(const MakeBackend& make, const Options& options, Report
 absl::Status SweepAttention(const MakeBackend& make, const Options& options, Report report);
 absl::Status SweepRowOps(const MakeBackend& make, const Options& options,
                          Report report);  // copy, norm, sample
+// The tiled linear's shapes of blocks beside each other (kernels/cuda/tiled_shape.h). REQUIRES
+// backends of CUDA. UNIMPLEMENTED in a program built without it.
+absl::Status SweepTiledShapes(const MakeBackend& make, const Options& options, Report report);
 
 // Fills microseconds of `figure` with what one of the `ops` that `step` calls takes. The step is
 // run three times before: it is captured the second time. REQUIRES a `key` that `backend` has not
 // had.
 absl::Status Time(Backend& backend, const Options& options, StepKey key, int32_t ops,
                   absl::FunctionRef<void()> step, Figure& figure);
+
+// The same of what `run` does: the seconds that so many times of `ops` ops take.
+absl::Status TimeRuns(const Options& options, int32_t ops,
+                      absl::FunctionRef<absl::StatusOr<double>(int64_t times)> run, Figure& figure);
 
 // Rows in device memory, random and finite in any type.
 class Rows {

@@ -279,14 +279,6 @@ TEST(WideRows, CountersTellThatTilesAreMultipliedNoMore) {
   EXPECT_EQ(mmas(*wide, 65), 0u);
 }
 
-// A slab of 1024 x 512 leaves 1.2 MB no room for products of 64 rows and more.
-TEST(WideRows, AWorkspaceWithoutRoomKeepsToPasses) {
-  const LinearCase test{"", {{.rows = 1024, .cols = 512}}};
-  const std::vector<float> x = Floats(DType::kF16, size_t{65} * 512, 5);
-  EXPECT_EQ(RunCase(*MakeWide(DType::kF16, 1200 << 10), DType::kF16, test, x, 65),
-            RunCase(*MakeCuda(DType::kF16), DType::kF16, test, x, 65));
-}
-
 // A weight of which only the shape is looked at.
 class Shape : public CudaMatrix {
  public:
@@ -303,23 +295,60 @@ class Shape : public CudaMatrix {
   }
 };
 
-// The 8B shape in the default workspace.
-TEST(WideRows, TakesAsManyAsTheWorkspaceHolds) {
-  const auto rows = [](std::vector<Shape> weights, bool gated) {
-    std::vector<const PackedMatrix*> pointers;
-    for (const Shape& weight : weights) pointers.push_back(&weight);
-    LinearParams params;
-    params.weights = pointers;
-    params.x.cols = weights[0].cols();
-    const float norm = 1;
-    params.norm_weight = &norm;
-    params.gated = gated;
-    return WidePassRows(params, CudaOptions{}.workspace_bytes);
-  };
-  EXPECT_EQ(rows({{4096, 4096}, {1024, 4096}, {1024, 4096}}, false), kMostGemmRows);
-  EXPECT_EQ(rows({{14336, 4096}, {14336, 4096}}, true), 1216);
-  EXPECT_EQ(rows({{4096, 14336}}, false), kMostGemmRows);
-  EXPECT_EQ(rows({{128256, 4096}}, false), kMostGemmRows);
+// Rows that a linear of these weights multiplies at once, with norm: wide, and of tiles.
+struct PassRows {
+  int32_t wide = 0, tiled = 0;
+  friend bool operator==(const PassRows&, const PassRows&) = default;
+};
+PassRows PassRowsOf(const std::vector<Shape>& weights, bool gated, int64_t workspace_bytes) {
+  std::vector<const PackedMatrix*> pointers;
+  for (const Shape& weight : weights) pointers.push_back(&weight);
+  LinearParams params;
+  params.weights = pointers;
+  params.x.cols = weights[0].cols();
+  const float norm = 1;
+  params.norm_weight = &norm;
+  params.gated = gated;
+  return {WidePassRows(params, workspace_bytes), TiledPassRows(params, workspace_bytes)};
+}
+
+// The 8B shape in the default workspace, and in others.
+TEST(PassRows, AreAsManyAsTheWorkspaceHolds) {
+  constexpr int64_t kDefault = CudaOptions{}.workspace_bytes;
+  EXPECT_EQ(PassRowsOf({{4096, 4096}, {1024, 4096}, {1024, 4096}}, false, kDefault),
+            (PassRows{kMostGemmRows, kMostTiledPassRows}));
+  EXPECT_EQ(PassRowsOf({{14336, 4096}, {14336, 4096}}, true, kDefault),
+            (PassRows{1216, kMostTiledPassRows}));
+  EXPECT_EQ(PassRowsOf({{4096, 14336}}, false, kDefault),
+            (PassRows{kMostGemmRows, kMostTiledPassRows}));
+  EXPECT_EQ(PassRowsOf({{128256, 4096}}, false, kDefault),
+            (PassRows{kMostGemmRows, kMostTiledPassRows}));
+  EXPECT_EQ(PassRowsOf({{14336, 4096}, {14336, 4096}}, true, 64 << 20).tiled, 128);
+  EXPECT_EQ(PassRowsOf({{14336, 4096}, {14336, 4096}}, true, 30 << 20).tiled, kPassRows);
+  EXPECT_EQ(PassRowsOf({{4096, 4096}}, false, 18 << 20).wide, kPassRows);
+}
+
+// More rows than a pass of tiles, on devices with warp groups and without, give each row the bits
+// that it has among few.
+TEST(PassRows, ChangeNoBit) {
+  const LinearCase test{
+      "",
+      {{.rows = 136, .cols = 768, .group = 128}, {.rows = 24, .cols = 768, .group = 128}},
+      true};
+  constexpr int32_t kRows = kMostTiledPassRows + 70;
+  const std::vector<float> x = Floats(DType::kF16, size_t{kRows} * 768, 5);
+  for (const int major : {8, 9}) {
+    emulator::TheGpu().SetCapability(major, 0);
+    const auto cuda = MakeCuda(DType::kF16);
+    const std::vector<float> all = RunCase(*cuda, DType::kF16, test, x, kRows);
+    for (const int32_t rows : {3, 20, 130}) {
+      const std::vector<float> few(x.end() - int64_t{rows} * 768, x.end());
+      EXPECT_EQ(RunCase(*cuda, DType::kF16, test, few, rows),
+                std::vector<float>(all.end() - int64_t{rows} * 160, all.end()))
+          << rows << " rows, compute capability " << major;
+    }
+    emulator::TheGpu().SetCapability(8, 0);
+  }
 }
 
 // Linears of several weights, by how many launches they are (one for sums of x where there are
@@ -394,7 +423,11 @@ class LaunchTest : public testing::TestWithParam<LaunchCase> {
   uint64_t launches_ = 0;
 };
 
-TEST_P(LaunchTest, EachWeightGivesTheBitsThatItGivesAlone) { EXPECT_EQ(Run(true), Run(false)); }
+// To the rounding of 16 bits: parts of a sum depend on what is in the launch.
+TEST_P(LaunchTest, EachWeightGivesWhatItGivesAlone) {
+  const std::vector<float> together = Run(true), apart = Run(false);
+  EXPECT_LT(RelativeError({together.begin(), together.end()}, {apart.begin(), apart.end()}), 2e-4);
+}
 
 TEST_P(LaunchTest, ALinearAsksForAsFewLaunchesAsItsWeightsAllow) {
   Run(true);

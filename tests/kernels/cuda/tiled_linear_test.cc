@@ -10,7 +10,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <random>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "measured_error.h"
@@ -100,10 +103,26 @@ std::vector<uint16_t> ColumnsOf(const std::vector<uint16_t>& rows, int32_t width
   return columns;
 }
 
-void PutColumns(const std::vector<uint16_t>& columns, int32_t width, int32_t first, int32_t count,
-                std::vector<uint16_t>& rows) {
-  for (size_t row = 0; row * width < rows.size(); ++row)
-    std::copy_n(columns.begin() + row * count, count, rows.begin() + row * width + first);
+// Into how many parts the products of a launch's rows of tiles are cut.
+std::vector<int> PartsOf(const std::vector<const Weight*>& weights) {
+  TiledLinear call{.num_weights = static_cast<int32_t>(weights.size())};
+  for (size_t i = 0; i < weights.size(); ++i) call.weights[i].layout = weights[i]->layout();
+  const TiledCut cut = CutOf(call);
+  std::vector<int> parts;
+  for (int32_t tile = 0; tile < cut.row_tiles * cut.col_tiles; tile += cut.col_tiles)
+    parts.push_back(cut.StretchOf(tile + cut.col_tiles - 1) - cut.StretchOf(tile) + 1);
+  return parts;
+}
+
+// Halves of very unlike sizes, whose products' sums are rounded.
+std::vector<uint16_t> UnlikeHalves(DType dtype, size_t count) {
+  std::vector<uint16_t> halves = RandomHalves(dtype, count, 4);
+  std::mt19937 random(9);
+  for (uint16_t& half : halves) {
+    const float value = std::ldexp(ToFloat(dtype, half), static_cast<int>(random() % 19) - 12);
+    half = dtype == DType::kF16 ? F32ToF16(value) : F32ToBf16(value);
+  }
+  return halves;
 }
 
 class TiledRowsTest : public testing::TestWithParam<TiledFormat> {
@@ -125,20 +144,20 @@ TEST_P(TiledRowsTest, EqualsTheProductOnShapesWithTails) {
   }
 }
 
-// Every number of rows, and one more than a block takes; x rows 1 .. n are those of the widest
-// call, bit by bit.
+// Every number of rows, and one more than a block takes, in either type; x rows 1 .. n are those of
+// the widest call, bit by bit.
 TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
   const bool is_4bit =
       GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
-  const Weight weight(GetParam().Of(40, is_4bit ? 544 : 288), 23);
-  ASSERT_GT(TiledSplits(weight.layout()), 1);
+  const Weight weight(GetParam().Of(130, is_4bit ? 672 : 352), 23);
+  ASSERT_EQ(PartsOf({&weight}), (std::vector<int>{2, 2}));
   constexpr int32_t kMost = 65;
   for (const DType dtype : {DType::kBf16, DType::kF16}) {
     const std::vector<uint16_t> x = RandomHalves(dtype, size_t{kMost} * weight.cols(), 4);
     const std::vector<uint16_t> all = Multiply(weight, x, {.dtype = dtype});
     EXPECT_LT(Told(RelativeError(ToDoubles(dtype, all), weight.Times(dtype, x)), dtype),
               dtype == DType::kBf16 ? kTolerance : kTolerance / 4);
-    for (int32_t rows = 1; rows < kMost; ++rows) {
+    for (int32_t rows = dtype == DType::kBf16 ? 1 : 2; rows < kMost; rows += 2) {
       const std::vector<uint16_t> few(x.end() - int64_t{rows} * weight.cols(),
                                       x.end());  // at other places, too
       const std::vector<uint16_t> expected(all.end() - int64_t{rows} * weight.rows(), all.end());
@@ -147,9 +166,9 @@ TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
   }
 }
 
-// Two and three matrices of unlike numbers of rows, with tails: in one launch each gives the bits
-// that it gives alone.
-TEST_P(TiledRowsTest, GivesTheSameBitsInOneLaunchAsApart) {
+// Two and three matrices of unlike numbers of rows, with tails, in one launch: stretches go from
+// one to the next, and a row of x gets the same bits among any.
+TEST_P(TiledRowsTest, MultipliesWithSeveralMatricesInOneLaunch) {
   const bool is_4bit =
       GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
   const int32_t cols = is_4bit ? 672 : 352;
@@ -162,32 +181,59 @@ TEST_P(TiledRowsTest, GivesTheSameBitsInOneLaunchAsApart) {
     weights.emplace_back(std::move(matrix));
   }
   ASSERT_TRUE(ShareALaunch(weights[0].layout(), weights[2].layout()));
-  ASSERT_GT(TiledSplits(weights[0].layout()), 1);
   for (const int32_t count : {2, 3}) {
+    std::vector<const Weight*> together;
     int32_t width = 0;
-    for (int32_t i = 0; i < count; ++i) width += weights[i].rows();
-    for (const int32_t rows : {1, 11, 29, 66}) {
-      SCOPED_TRACE(testing::Message() << count << " matrices, " << rows << " rows");
-      const size_t size = static_cast<size_t>(rows) * width;
-      const std::vector<uint16_t> x = RandomHalves(DType::kF16, size_t{1} * rows * cols, 4);
-      const std::vector<uint16_t> y = RandomHalves(DType::kF16, size, 5);
-      std::vector<float> bias;
-      for (const uint16_t half : RandomHalves(DType::kF16, width, 6))
-        bias.push_back(ToFloat(DType::kF16, half));
-      std::vector<uint16_t> expected(size);
-      for (int32_t i = 0, first = 0; i < count; first += weights[i++].rows()) {
-        MultiplyOptions options{.dtype = DType::kF16};
-        options.bias.assign(bias.begin() + first, bias.begin() + first + weights[i].rows());
-        options.y = ColumnsOf(y, width, first, weights[i].rows());
-        PutColumns(Multiply(weights[i], x, options), width, first, weights[i].rows(), expected);
-      }
-      std::vector<const Weight*> together;
-      for (int32_t i = 0; i < count; ++i) together.push_back(&weights[i]);
+    for (int32_t i = 0; i < count; width += weights[i++].rows()) together.push_back(&weights[i]);
+    ASSERT_THAT(PartsOf(together), testing::Contains(testing::Gt(1)));
+    constexpr int32_t kMost = 66;
+    const std::vector<uint16_t> x = RandomHalves(DType::kF16, size_t{kMost} * cols, 4);
+    MultiplyOptions options{.dtype = DType::kF16, .calls = 2};
+    options.y = RandomHalves(DType::kF16, static_cast<size_t>(kMost) * width, 5);
+    for (const uint16_t half : RandomHalves(DType::kF16, width, 6))
+      options.bias.push_back(ToFloat(DType::kF16, half));
+    const std::vector<uint16_t> all = MultiplyTogether(together, x, options);
+    for (int32_t i = 0, first = 0; i < count; first += weights[i++].rows()) {
+      SCOPED_TRACE(testing::Message() << "matrix " << i << " of " << count);
+      const int32_t rows = weights[i].rows();
+      std::vector<double> expected = weights[i].Times(DType::kF16, x);
+      const std::vector<uint16_t> before = ColumnsOf(options.y, width, first, rows);
+      for (size_t at = 0; at < expected.size(); ++at)
+        expected[at] += options.bias[first + at % rows] + ToFloat(DType::kF16, before[at]);
+      EXPECT_LT(RelativeError(ToDoubles(DType::kF16, ColumnsOf(all, width, first, rows)), expected),
+                kTolerance);
+    }
+    const std::vector<uint16_t> y = options.y;
+    for (const int32_t rows : {1, 11, 29}) {
+      options.y.assign(y.end() - int64_t{rows} * width, y.end());
       TheGpu().SetSeed(static_cast<uint32_t>(rows));
-      EXPECT_EQ(
-          MultiplyTogether(together, x, {.dtype = DType::kF16, .y = y, .bias = bias, .calls = 2}),
-          expected);
+      EXPECT_EQ(MultiplyTogether(together, {x.end() - int64_t{rows} * cols, x.end()}, options),
+                std::vector<uint16_t>(all.end() - int64_t{rows} * width, all.end()))
+          << count << " matrices, " << rows << " rows";
       TheGpu().SetSeed(0);
+    }
+  }
+}
+
+// By warps and by warp groups, with the last rows of x in any tile; 64 columns of a group, and as
+// many as a tile of 4-bit codes has.
+TEST_P(TiledRowsTest, GivesTheSameBitsByWarpGroups) {
+  const bool is_4bit =
+      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  for (const int group : {64, 128}) {
+    TiledFormat format = GetParam();
+    if (format.spec.group == 32) format.spec.group = group;
+    const int32_t cols_of_4bit = group == 64 ? 704 : 768;
+    const Weight weight(format.Of(150, is_4bit ? cols_of_4bit : 384), 23);
+    ASSERT_EQ(PartsOf({&weight}), (std::vector<int>{2, 2}));
+    for (const int32_t rows : {9, 17, 32, 33, 64, 66, 128, 130}) {
+      if (!HasWarpGroups(weight.layout(), rows)) continue;
+      const DType dtype = rows % 2 == 0 ? DType::kBf16 : DType::kF16;
+      const std::vector<uint16_t> x =
+          UnlikeHalves(dtype, static_cast<size_t>(rows) * weight.cols());
+      EXPECT_EQ(Multiply(weight, x, {.dtype = dtype, .warp_groups = true}),
+                Multiply(weight, x, {.dtype = dtype}))
+          << rows << " rows, groups of " << group;
     }
   }
 }
@@ -195,34 +241,37 @@ TEST_P(TiledRowsTest, GivesTheSameBitsInOneLaunchAsApart) {
 INSTANTIATE_TEST_SUITE_P(Each, TiledRowsTest, testing::ValuesIn(TiledFormats()),
                          [](const auto& info) { return info.param.name; });
 
-// Each matrix is cut by its own shape, also beside others: here into 1, 2 and 3 parts, so that some
-// of a launch's blocks write y at once, and others count who comes last.
-TEST(TiledLinear, CutsEachMatrixOfALaunchByItsOwnShape) {
-  constexpr int32_t kCols = 576, kShapes[] = {263 * kTileRows + 1, 133 * kTileRows, 40};
-  std::vector<Weight> weights;
-  for (const int32_t rows : kShapes)
-    weights.emplace_back(quant::RandomSpec{.format = Format::kInt8, .rows = rows, .cols = kCols},
-                         static_cast<uint32_t>(rows));
-  const std::vector<uint16_t> x = RandomHalves(DType::kBf16, kCols, 4);
-  std::vector<uint16_t> expected;
-  std::vector<const Weight*> together;
-  for (const Weight& weight : weights) {
-    together.push_back(&weight);
-    EXPECT_EQ(TiledSplits(weight.layout()), static_cast<int32_t>(together.size()));
-    const std::vector<uint16_t> y = Multiply(weight, x);
-    expected.insert(expected.end(), y.begin(), y.end());
+TEST(TiledCut, IsEvenAndKnowsWhereATileIs) {
+  for (const auto& [row_tiles, col_tiles, stretches] : {std::tuple{1, 5, 1},
+                                                        {48, 32, 264},
+                                                        {32, 32, 256},
+                                                        {224, 32, 264},
+                                                        {32, 112, 264},
+                                                        {3, 7, 5},
+                                                        {1002, 64, 264},
+                                                        {63'000, 256, 264}}) {
+    TiledLinear call;
+    call.weights[0].layout = {
+        .rows = row_tiles * kTileRows - 3, .cols = col_tiles * 128 - 7, .group = 128};
+    const TiledCut cut = CutOf(call);
+    EXPECT_EQ(cut.row_tiles, row_tiles);
+    EXPECT_EQ(cut.col_tiles, col_tiles);
+    EXPECT_EQ(cut.stretches, stretches);
+    const int32_t tiles = row_tiles * col_tiles;
+    EXPECT_EQ(cut.BeginOf(0), 0);
+    EXPECT_EQ(cut.BeginOf(stretches), tiles);
+    for (int32_t i = 0; i < stretches; ++i) {
+      const int32_t begin = cut.BeginOf(i), end = cut.BeginOf(i + 1);
+      EXPECT_THAT(end - begin, testing::AnyOf(tiles / stretches, tiles / stretches + 1));
+      EXPECT_EQ(cut.StretchOf(begin), i);
+      EXPECT_EQ(cut.StretchOf(end - 1), i);
+    }
   }
-  EXPECT_EQ(MultiplyTogether(together, x, {.calls = 2}), expected);
-  std::swap(together[0], together[2]);  // and whatever its place among them
-  std::rotate(expected.begin(), expected.end() - kShapes[2], expected.end());
-  std::rotate(expected.begin() + kShapes[2], expected.begin() + kShapes[2] + kShapes[0],
-              expected.end());
-  EXPECT_EQ(MultiplyTogether(together, x), expected);
 }
 
 TEST(TiledLinear, GivesTheSameBitsInEveryOrderOfBlocksAndThreads) {
   const Weight weight({.rows = 256, .cols = 1536, .group = 128, .offsets = true}, 29);
-  ASSERT_EQ(TiledSplits(weight.layout()), 3);
+  ASSERT_EQ(PartsOf({&weight}), (std::vector<int>{3, 3}));
   const std::vector<uint16_t> x = RandomHalves(DType::kBf16, 3 * size_t{1536}, 5);
   const std::vector<uint16_t> expected = Multiply(weight, x);
   for (uint32_t seed = 1; seed <= 5; ++seed) {
@@ -317,15 +366,17 @@ TEST(TiledLinear, FitsTheSmallestDevice) {
   }
 }
 
-class TiledCountsTest : public testing::TestWithParam<TiledFormat> {};
-
-// What the kernel asks of memory, by the emulator's counters: its budgets.
-TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
-  for (const int32_t rows : {1, 16, 64}) {
-    const Weight weight(GetParam().Of(256, 1024), 41);
+class TiledCountsTest : public testing::TestWithParam<TiledFormat> {
+ protected:
+  // What a product of a matrix of 256 x 1024 asks of memory, by the emulator's counters: held to
+  // the kernel's budgets. A multiprocessor of an H100 holds `blocks_planned` by registers
+  // (kernels/cuda/budgets.json), and by shared memory, of which each block costs 1 KB more.
+  static void HoldCounts(const TiledFormat& format, int32_t rows, bool warp_groups,
+                         uint64_t blocks_planned) {
+    const Weight weight(format.Of(256, 1024), 41);
     const std::vector<uint16_t> x = RandomHalves(DType::kBf16, static_cast<size_t>(rows) * 1024, 9);
     TheGpu().ResetCounts();
-    Multiply(weight, x);
+    Multiply(weight, x, {.warp_groups = warp_groups});
     const emulator::Counts counts = TheGpu().counts();
     SCOPED_TRACE(testing::Message()
                  << rows << " rows: " << counts.global_read_bytes << " bytes read, "
@@ -335,17 +386,40 @@ TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
     EXPECT_EQ(counts.bank_conflicts, 0u);
     const uint64_t row_tiles = rows == 1 ? 1 : rows / 8;
     EXPECT_EQ(counts.mmas, 256 / 16 * 1024 / 16 * row_tiles);
-    // The occupancy plan of kernels/cuda/budgets.json: blocks that an H100's multiprocessor holds,
-    // by registers, and by shared memory, of which each block costs 1 KB more.
-    const uint64_t by_registers = rows == 1 ? 5 : (rows == 16 ? 4 : 2);
-    const uint64_t blocks = std::min(by_registers, 228 * 1024 / (counts.shared_bytes + 1024));
+    const uint64_t blocks = std::min(blocks_planned, 228 * 1024 / (counts.shared_bytes + 1024));
     EXPECT_GE(counts.bytes_in_flight * blocks, 64u * 1024);
     std::printf("%-14s %2d rows: %.3f of the bytes, %llu in flight a block, %llu of %llu blocks\n",
-                GetParam().name.c_str(), rows, counts.GlobalExcess(),
+                format.name.c_str(), rows, counts.GlobalExcess(),
                 static_cast<unsigned long long>(counts.bytes_in_flight),
                 static_cast<unsigned long long>(blocks),
-                static_cast<unsigned long long>(by_registers));
+                static_cast<unsigned long long>(blocks_planned));
+    if (warp_groups) {
+      EXPECT_EQ(counts.matrix_loads, 0u);
+      EXPECT_EQ(blocks, blocks_planned);
+    }
   }
+};
+
+TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
+  HoldCounts(GetParam(), 1, false, 5);
+  HoldCounts(GetParam(), 16, false, 4);
+  HoldCounts(GetParam(), 32, false, 3);
+  HoldCounts(GetParam(), 64, false, 2);
+}
+
+TEST_P(TiledCountsTest, AsksForTheSameByWarpGroups) {
+  TiledFormat format = GetParam();
+  if (format.spec.group != 0) format.spec.group = 128;
+  if (format.spec.format == Format::kInt4Affine || format.spec.format == Format::kLut4) {
+    HoldCounts(format, 16, true, 2);
+    HoldCounts(format, 32, true, 2);
+  }
+  HoldCounts(format, 64, true, 2);
+  HoldCounts(format, 128, true, 1);
+  if (format.spec.format == Format::kFp8 || format.spec.group == 0) return;
+  format.spec.group = 64;  // the most bytes of scales, and of sums, a stage
+  HoldCounts(format, 64, true, 2);
+  HoldCounts(format, 128, true, 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, TiledCountsTest, testing::ValuesIn(TiledFormats()),
@@ -385,6 +459,9 @@ TEST(TiledLinear, WritesF32) {
     call.f32_y = true;
     call.y_stride = rows;
     call.rows = 3;
+    const DeviceArray<uint8_t> workspace(
+        std::vector<uint8_t>(static_cast<size_t>(TiledWorkspaceBytes(call)), 0));
+    call.workspace = workspace.data();
     ASSERT_EQ(LaunchTiledLinear(call, nullptr), cudaSuccess) << TheGpu().TakeFault();
     const std::vector<float> got = y.Read();
     EXPECT_LT(RelativeError({got.begin(), got.end()}, weight.Times(DType::kF16, x)), 1e-6);

@@ -65,6 +65,7 @@ struct MultiplyOptions {
   std::vector<float> bias;
   int calls = 1;            // with one workspace
   bool count_sums = false;  // the launch of group sums, too, in the emulator's counts
+  bool warp_groups = false;
 };
 
 // y [rows of x, rows of all weights], by one launch.
@@ -92,6 +93,7 @@ inline std::vector<uint16_t> MultiplyTogether(const std::vector<const Weight*>& 
     if (bias.has_value()) call.weights[i].bias = bias->data() + col;
   }
   call.dtype = options.dtype;
+  call.warp_groups = options.warp_groups;
   call.x = device_x.data();
   call.x_stride = cols;
   call.workspace = workspace_bytes > 0 ? workspace.data() : nullptr;

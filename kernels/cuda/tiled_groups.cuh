@@ -1,0 +1,119 @@
+// The tiled linear's kernel for devices with warp groups (sm_90a), for more than a few rows of x: a
+// warp decodes 16 rows of W, each code once in a block, and the group's product takes rows of x
+// from shared memory as they lie there, while the warps decode what comes next.
+//
+// Elements of y are sums in the order of TiledKernel's, of the same products.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/ptx_warp_group.cuh"
+#include "kernels/cuda/tiled_finish.cuh"
+#include "kernels/cuda/tiled_load.cuh"
+#include "kernels/cuda/tiled_multiply.cuh"
+#include "kernels/cuda/tiled_start.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+// A tile of the stage; groups of columns end after every kSteps * 16 of them.
+template <class V, int kSteps>
+__device__ __forceinline__ void MultiplyStage(const Params& p, const uint8_t* stage, Sums<V>& part,
+                                              Sums<V>& all) {
+  constexpr int kPanelBytes = V::kRows * kPanelRowBytes;
+  constexpr int kStepsOfLoad = V::kCols / 16 / 2;  // of one load of 16 bytes
+  const int lane = threadIdx.x % 32;
+  const uint32_t x = ptx::SharedAddress(stage), codes = x + V::kXStageBytes;
+#pragma unroll
+  for (int load = 0; load < 2; ++load) {
+    const uint4 bytes = ptx::LoadShared16(codes + ((FirstWTile<V>() * 2 + load) * 32 + lane) * 16);
+    const uint32_t loaded[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
+    if (V::kFewRegisters && load * kStepsOfLoad % kSteps != 0)
+      ptx::WaitProducts<0>();  // for the registers of their operands
+    uint32_t a[kStepsOfLoad][4];
+#pragma unroll
+    for (int i = 0; i < kStepsOfLoad; ++i)
+      V::Codes::template Decode<typename V::Half>(p.codes, loaded, i, a[i]);
+    ptx::Pin(part[0]);
+    ptx::OrderRegisters();
+#pragma unroll
+    for (int i = 0; i < kStepsOfLoad; ++i) {
+      const int step = load * kStepsOfLoad + i;
+      const uint64_t rows = ptx::SwizzledRows(x + step / 4 * kPanelBytes + step % 4 * 32);
+      if (V::kRowScales || step % kSteps != 0) {
+        V::Half::template MultiplyGroup</*kAdd=*/true>(part[0], a[i], rows);
+      } else {
+        V::Half::template MultiplyGroup</*kAdd=*/false>(part[0], a[i], rows);
+      }
+    }
+    ptx::CommitProducts();
+    if ((load + 1) * kStepsOfLoad % kSteps == 0) {
+      ptx::WaitProducts<0>();
+      ptx::Pin(part[0]);
+      if constexpr (!V::kRowScales)
+        CloseGroup<V>(p, stage, (load + 1) * kStepsOfLoad / kSteps - 1, part, all);
+    }
+  }
+}
+
+template <class V, int kSteps>
+__device__ __forceinline__ void MultiplyStretch(const Params& p, uint8_t* shared) {
+  const uint32_t stages = ptx::SharedAddress(shared);
+  const int first_row = static_cast<int>(blockIdx.x) * V::kRows;
+  const int begin = p.cut.BeginOf(static_cast<int>(blockIdx.y)),
+            end = p.cut.BeginOf(static_cast<int>(blockIdx.y) + 1);
+  Sums<V> part, all = {};
+  Loader<V> loader(p, begin);
+  LoadFirstStages<V>(p, stages, begin, end, first_row, loader);
+  int left = p.cut.col_tiles - begin % p.cut.col_tiles;
+  for (int tile = begin, stage = 0; tile < end; ++tile) {
+    ptx::WaitCopies<V::kStages - 2>();
+    ptx::OrderSharedForProducts();
+    ptx::SyncThreads();  // as in TiledKernel; every product from the stage filled next is done
+    LoadNextStage<V>(p, stages, stage, tile, end, first_row, loader);
+    MultiplyStage<V, kSteps>(p, shared + stage * p.stage_bytes, V::kRowScales ? all : part, all);
+    if (--left == 0 || tile + 1 == end) {
+      Finish<V>(p, tile, first_row, shared + stage * p.stage_bytes, all);
+      Clear<V>(all);
+      left = p.cut.col_tiles;
+    }
+    stage = stage == V::kStages - 1 ? 0 : stage + 1;
+  }
+  ptx::WaitCopies<0>();
+}
+
+// Grid as TiledKernel's. REQUIRES HasWarpGroups.
+template <class V>
+__global__ void __launch_bounds__(V::kThreads, V::kBlocks)
+    WarpGroupKernel(const __grid_constant__ Params p) {
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  uint8_t* shared = &SharedMemory<uint8_t>();
+  if (Is4Bit(V::Codes::kKind) && p.group == V::kCols) {
+    MultiplyStretch<V, 8>(p, shared);
+  } else {
+    MultiplyStretch<V, 4>(p, shared);
+  }
+#endif
+}
+
+struct WarpGroupKernels {
+  template <class Half, class Codes, TiledScales kScales, bool kOffsets = false>
+  static cudaError_t Start(const TiledLinear& call, cudaStream_t stream) {
+    if constexpr (Is4Bit(Codes::kKind)) {  // HasWarpGroups
+      if (call.rows <= 16) return StartTiles<Half, Codes, kScales, kOffsets, 2>(call, stream);
+      if (call.rows <= 32) return StartTiles<Half, Codes, kScales, kOffsets, 4>(call, stream);
+    }
+    if (call.rows <= 64) return StartTiles<Half, Codes, kScales, kOffsets, 8>(call, stream);
+    return StartTiles<Half, Codes, kScales, kOffsets, 16>(call, stream);
+  }
+
+ private:
+  template <class Half, class Codes, TiledScales kScales, bool kOffsets, int kXTiles>
+  static cudaError_t StartTiles(const TiledLinear& call, cudaStream_t stream) {
+    using V = Variant<Half, Codes, kScales, kOffsets, kXTiles, /*kOfGroups=*/true>;
+    return cuda::Start<V>(call, WarpGroupKernel<V>, stream);
+  }
+};
+
+}  // namespace
+}  // namespace nibble::cuda
