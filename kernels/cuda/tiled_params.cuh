@@ -36,11 +36,12 @@ struct Variant {
   static constexpr int kWTiles = kGroups ? 1 : 2;  // a warp's
   static constexpr int kThreads = kTileRows / kWTileRows / kWTiles * 32;
   static constexpr bool kFewRegisters = kGroups && kXTiles == 8;
-  // Tiles of W in shared memory, one being used. Of 128 columns at 64 rows of x three are as many
-  // as fit sm_89's 99 KB; two blocks of a multiprocessor of sm_90, or one for 128 rows, have room
-  // for more.
+  // Tiles of W in shared memory, one being used. Few rows of x have as many as give two blocks of a
+  // multiprocessor 64 KB in flight; of 128 columns at 64 rows three are as many as fit sm_89's
+  // 99 KB. Warp groups have sm_90's 227 KB for two blocks, or one of 128 rows.
   static constexpr int kOfGroupsStages = kCols == 128 ? (kXTiles == 16 ? 5 : 4) : 6;
-  static constexpr int kStages = kGroups ? kOfGroupsStages : (kXTiles == 8 && kCols == 128 ? 3 : 4);
+  static constexpr int kOfWarpsStages = kXTiles <= 2 ? 5 : (kXTiles == 8 && kCols == 128 ? 3 : 4);
+  static constexpr int kStages = kGroups ? kOfGroupsStages : kOfWarpsStages;
   // Of x, whose results a stage has room for at once.
   static constexpr int kTilesOfAStage =
       (kXStageBytes + kTileCodeBytes) / (kRowTileOfX * kSumTileStride * 4);
