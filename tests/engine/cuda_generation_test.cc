@@ -285,7 +285,7 @@ struct DrawCase {
 class CudaSamplingTest : public testing::TestWithParam<DrawCase> {};
 
 // The logits of the two differ in their last bits, so a draw at the boundary of two tokens may
-// differ too, and all that follows it: of eight seeds three had none in 90 draws, the others one or
+// differ too, and all that follows it: of eight seeds two had none in 90 draws, the others one or
 // two.
 TEST_P(CudaSamplingTest, DrawsWhatTheCpuDraws) {
   const QuantizedFile file("q4_1");
