@@ -283,8 +283,8 @@ void RunLinear(Device& device, Gemm& gemm, Workspace& workspace, const LinearPar
                bool wide_rows) {
   PassShape shape;
   if (params.x.rows > kPassRows && wide_rows) {
-    shape = {WidePassRows(params, workspace.size_bytes()), true};
-    if (shape.most_rows == kPassRows) shape.wide = false;
+    shape.most_rows = WidePassRows(params, workspace.size_bytes());
+    shape.wide = shape.most_rows > kPassRows;
   } else if (params.x.rows > kPassRows) {
     shape.most_rows = TiledPassRows(params, workspace.size_bytes());
   }

@@ -21,11 +21,7 @@ __device__ __forceinline__ void AddParts(const Params& p, const float4* parts, i
                                          int first, int last, Sums<V>& all) {
   constexpr int kFours = V::kWTiles * V::kTiles, kLoads = 8;
   constexpr int kAtOnce = kFours < kLoads ? kLoads / kFours : 1;
-#pragma unroll
-  for (int i = 0; i < kFours; ++i) {
-    float(&sum)[4] = all[i / V::kTiles][i % V::kTiles];
-    sum[0] = sum[1] = sum[2] = sum[3] = 0;
-  }
+  Clear<V>(all);
   for (; first <= last; first += kAtOnce) {
     uint4 bits[kAtOnce][kFours] = {};
 #pragma unroll

@@ -8,10 +8,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/ptx_warp_group.cuh"
-#include "kernels/cuda/tiled_finish.cuh"
-#include "kernels/cuda/tiled_load.cuh"
-#include "kernels/cuda/tiled_multiply.cuh"
 #include "kernels/cuda/tiled_start.cuh"
+#include "kernels/cuda/tiled_stretch.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -57,41 +55,21 @@ __device__ __forceinline__ void MultiplyStage(const Params& p, const uint8_t* st
 }
 
 template <class V, int kSteps>
-__device__ __forceinline__ void MultiplyStretch(const Params& p, uint8_t* shared) {
-  const uint32_t stages = ptx::SharedAddress(shared);
-  const int first_row = static_cast<int>(blockIdx.x) * V::kRows;
-  const int begin = p.cut.BeginOf(static_cast<int>(blockIdx.y)),
-            end = p.cut.BeginOf(static_cast<int>(blockIdx.y) + 1);
-  Sums<V> part, all = {};
-  Loader<V> loader(p, begin);
-  LoadFirstStages<V>(p, stages, begin, end, first_row, loader);
-  int left = p.cut.col_tiles - begin % p.cut.col_tiles;
-  for (int tile = begin, stage = 0; tile < end; ++tile) {
-    ptx::WaitCopies<V::kStages - 2>();
-    ptx::OrderSharedForProducts();
-    ptx::SyncThreads();  // as in TiledKernel; every product from the stage filled next is done
-    LoadNextStage<V>(p, stages, stage, tile, end, first_row, loader);
-    MultiplyStage<V, kSteps>(p, shared + stage * p.stage_bytes, V::kRowScales ? all : part, all);
-    if (--left == 0 || tile + 1 == end) {
-      Finish<V>(p, tile, first_row, shared + stage * p.stage_bytes, all);
-      Clear<V>(all);
-      left = p.cut.col_tiles;
-    }
-    stage = stage == V::kStages - 1 ? 0 : stage + 1;
-  }
-  ptx::WaitCopies<0>();
+__device__ __forceinline__ void MultiplyStretchOfGroups(const Params& p) {
+  MultiplyStretch<V>(p, [&p](const uint8_t* stage, Sums<V>& part, Sums<V>& all) {
+    MultiplyStage<V, kSteps>(p, stage, part, all);
+  });
 }
 
-// Grid as TiledKernel's. REQUIRES HasWarpGroups.
+// REQUIRES HasWarpGroups.
 template <class V>
 __global__ void __launch_bounds__(V::kThreads, V::kBlocks)
     WarpGroupKernel(const __grid_constant__ Params p) {
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  uint8_t* shared = &SharedMemory<uint8_t>();
   if (Is4Bit(V::Codes::kKind) && p.group == V::kCols) {
-    MultiplyStretch<V, 8>(p, shared);
+    MultiplyStretchOfGroups<V, 8>(p);
   } else {
-    MultiplyStretch<V, 4>(p, shared);
+    MultiplyStretchOfGroups<V, 4>(p);
   }
 #endif
 }

@@ -35,6 +35,7 @@ struct Variant {
   static constexpr int kXStageBytes = kRows * kXBytes;
   static constexpr int kWTiles = kGroups ? 1 : 2;  // a warp's
   static constexpr int kThreads = kTileRows / kWTileRows / kWTiles * 32;
+  // Where two blocks of eight warps have 128 each.
   static constexpr bool kFewRegisters = kGroups && kXTiles == 8;
   // Tiles of W in shared memory, one being used. Few rows of x have as many as give two blocks of a
   // multiprocessor 64 KB in flight; of 128 columns at 64 rows three are as many as fit sm_89's

@@ -53,8 +53,8 @@ absl::Status SweepLinear(const MakeBackend& make, const Options& options, Report
 absl::Status SweepAttention(const MakeBackend& make, const Options& options, Report report);
 absl::Status SweepRowOps(const MakeBackend& make, const Options& options,
                          Report report);  // copy, norm, sample
-// The tiled linear's shapes of blocks beside each other (kernels/cuda/tiled_shape.h). REQUIRES
-// backends of CUDA. UNIMPLEMENTED in a program built without it.
+// The tiled linear by warps and by warp groups (kernels/cuda/tiled_linear.h). REQUIRES backends of
+// CUDA. UNIMPLEMENTED in a program built without it.
 absl::Status SweepTiledShapes(const MakeBackend& make, const Options& options, Report report);
 
 // Fills microseconds of `figure` with what one of the `ops` that `step` calls takes. The step is

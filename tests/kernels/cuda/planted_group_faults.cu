@@ -27,14 +27,21 @@ enum class Wrong {
   kNeverWaited,
 };
 
-template <Wrong kWrong>
-__global__ void Product(float* in, float* out) {
+// Where the rows lie, of which this thread's copies are there.
+__device__ uint32_t CopyRows(const float* in) {
   const int thread = static_cast<int>(threadIdx.x);
   const uint32_t rows = ptx::SharedAddress(SharedMemory<Shared>().rows);
   for (int i = 0; i < 2; ++i)
     ptx::CopyAsync16(rows + (thread + i * kThreads) * 16, in + (thread + i * kThreads) * 4);
   ptx::CommitCopies();
   ptx::WaitCopies<0>();
+  return rows;
+}
+
+template <Wrong kWrong>
+__global__ void Product(float* in, float* out) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint32_t rows = CopyRows(in);
   if (kWrong != Wrong::kSharedNotOrdered && kWrong != Wrong::kSharedOrderedLate)
     ptx::OrderSharedForProducts();
   if (kWrong != Wrong::kNoBarrier) ptx::SyncThreads();
@@ -65,11 +72,7 @@ __global__ void Product(float* in, float* out) {
 // Accumulators before the wait, and after it.
 __global__ void ReadBeforeTheWait(float* in, float* out) {
   const int thread = static_cast<int>(threadIdx.x);
-  const uint32_t rows = ptx::SharedAddress(SharedMemory<Shared>().rows);
-  for (int i = 0; i < 2; ++i)
-    ptx::CopyAsync16(rows + (thread + i * kThreads) * 16, in + (thread + i * kThreads) * 4);
-  ptx::CommitCopies();
-  ptx::WaitCopies<0>();
+  const uint32_t rows = CopyRows(in);
   ptx::OrderSharedForProducts();
   ptx::SyncThreads();
   float d[kTiles][4] = {};

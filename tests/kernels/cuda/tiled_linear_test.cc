@@ -147,8 +147,7 @@ TEST_P(TiledRowsTest, EqualsTheProductOnShapesWithTails) {
 // Every number of rows, and one more than a block takes, in either type; x rows 1 .. n are those of
 // the widest call, bit by bit.
 TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
-  const bool is_4bit =
-      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  const bool is_4bit = GetParam().is_4bit();
   const Weight weight(GetParam().Of(130, is_4bit ? 672 : 352), 23);
   ASSERT_EQ(PartsOf({&weight}), (std::vector<int>{2, 2}));
   constexpr int32_t kMost = 65;
@@ -169,8 +168,7 @@ TEST_P(TiledRowsTest, GivesARowTheSameBitsAmongAnyNumberOfRows) {
 // Two and three matrices of unlike numbers of rows, with tails, in one launch: stretches go from
 // one to the next, and a row of x gets the same bits among any.
 TEST_P(TiledRowsTest, MultipliesWithSeveralMatricesInOneLaunch) {
-  const bool is_4bit =
-      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  const bool is_4bit = GetParam().is_4bit();
   const int32_t cols = is_4bit ? 672 : 352;
   std::vector<Weight> weights;
   float table[16] = {};  // of lut4, of the first
@@ -218,8 +216,7 @@ TEST_P(TiledRowsTest, MultipliesWithSeveralMatricesInOneLaunch) {
 // By warps and by warp groups, with the last rows of x in any tile; 64 columns of a group, and as
 // many as a tile of 4-bit codes has.
 TEST_P(TiledRowsTest, GivesTheSameBitsByWarpGroups) {
-  const bool is_4bit =
-      GetParam().spec.format == Format::kInt4Affine || GetParam().spec.format == Format::kLut4;
+  const bool is_4bit = GetParam().is_4bit();
   for (const int group : {64, 128}) {
     TiledFormat format = GetParam();
     if (format.spec.group == 32) format.spec.group = group;
@@ -411,7 +408,7 @@ TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
 TEST_P(TiledCountsTest, AsksForTheSameByWarpGroups) {
   TiledFormat format = GetParam();
   if (format.spec.group != 0) format.spec.group = 128;
-  if (format.spec.format == Format::kInt4Affine || format.spec.format == Format::kLut4) {
+  if (format.is_4bit()) {
     HoldCounts(format, 16, true, 2);
     HoldCounts(format, 32, true, 2);
   }

@@ -131,6 +131,9 @@ struct TiledFormat {
   std::string name;
   quant::RandomSpec spec;  // rows, cols, and groups of whole rows or of all rows, are the test's
 
+  bool is_4bit() const {
+    return spec.format == quant::Format::kInt4Affine || spec.format == quant::Format::kLut4;
+  }
   quant::RandomSpec Of(int32_t rows, int32_t cols) const {
     quant::RandomSpec sized = spec;
     sized.rows = rows;
