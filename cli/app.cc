@@ -81,7 +81,7 @@ The roofline columns: GB/s and GMAC/s a test reached, and the share of what this
 many threads, just before. Bytes: the packed weights once a step, k and v of every position seen once a step, and of
 every new one once more. MACs: linear and attention. The bandwidth is of a streaming read over as many bytes as the
 weights have; one over a buffer no cache holds is printed beside it. The peak is of byte products in registers, for
-attention of f32 ones.
+attention of f32 ones, or of bf16 where it multiplies in bf16 (see --cpu-activations).
 
 JSON: {"machine":{"cpu","isa","threads","version","why","bandwidth_gb_per_s","memory_gb_per_s","peak_gmac_per_s",..},
 "model":{"file","weights_bytes",..},"results":[{"test","prompt_tokens","generate_tokens","context","batch","threads",

@@ -74,7 +74,7 @@ Roofline RooflineOf(const PassCost& cost, int64_t tokens, double seconds, const 
   roofline.gb_per_s = bytes / seconds / 1e9;
   roofline.gmac_per_s = (linear + attention) / seconds / 1e9;
   roofline.bandwidth_share = bytes / seconds / peaks.bandwidth_bytes_per_s;
-  roofline.peak_share = (linear / linear_peak + attention / peaks.f32_macs_per_s) / seconds;
+  roofline.peak_share = (linear / linear_peak + attention / peaks.attention_macs_per_s) / seconds;
   return roofline;
 }
 

@@ -50,7 +50,7 @@ struct Roofline {
   // Of the bandwidth over a buffer of the packed weights' size.
   double bandwidth_share = 0;
   // Of the time it took, the part the multiply-adds would take at the peaks: linear at the int8 one
-  // (f32 with f32 activations), attention, whose arithmetic is f32, at the f32 one.
+  // (f32 with f32 activations), attention at that of what it multiplies in.
   double peak_share = 0;
 };
 Roofline RooflineOf(const PassCost& cost, int64_t tokens, double seconds, const MachinePeaks& peaks,

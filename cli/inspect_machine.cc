@@ -49,6 +49,7 @@ Json MachineJson(const MachineInfo& machine, const absl::Status& cuda) {
                {"features", machine.features},
                {"isa", ChosenIsa(machine)},
                {"why", machine.why},
+               {"attention", machine.attention},
                {"other_isas", OtherIsas(machine)},
                {"cuda", {{"usable", cuda.ok()}, {"why", std::string(cuda.message())}}}};
   for (const CacheInfo& cache : machine.caches) {
@@ -78,6 +79,7 @@ void PrintMachineText(const MachineInfo& machine, const absl::Status& cuda, std:
   line("features", KnownOr(absl::StrJoin(machine.features, " ")));
   line("chosen", ChosenIsa(machine));
   line("why", machine.why);
+  line("attention", machine.attention);
   const std::vector<std::string> others = OtherIsas(machine);
   line("could run too", others.empty()
                             ? "nothing else"

@@ -162,8 +162,9 @@ void AddArithmeticFlags(Flags& flags, ModelFlags& model, const std::string& pref
   flags.AddChoice<CpuActivations>(
       prefix + "cpu-activations", model.cpu.activations, CpuActivationKinds(),
       whose +
-          "int8: fast; int16: nearly exact, almost as fast for one "
-          "sequence, slower for prompts; f32: the exact path, for comparisons");
+          "int8: fast, and on avx512_vnni_bf16 attention multiplies in bf16; int16: nearly exact, "
+          "almost as fast for one sequence, slower for prompts; f32: the exact path, for "
+          "comparisons");
 }
 
 void AddKvCacheTypeFlag(Flags& flags, ModelFlags& model, const std::string& prefix) {

@@ -39,6 +39,7 @@ struct MachineInfo {
   std::vector<std::string> features;  // of the instruction set, those kernels are written for
   std::vector<IsaInfo> isas;          // what kernels this machine can run, slowest first
   std::string why;                    // one line: why the chosen one was
+  std::string attention;              // one line: what attention multiplies in there, and why
 };
 
 // Reads /proc and /sys below `root` (tests have one of their own), and asks cpuid. Under a
@@ -62,6 +63,7 @@ struct MachinePeaks {
   // Dot products with operands in registers: unsigned by signed bytes, and f32.
   double int8_macs_per_s = 0;
   double f32_macs_per_s = 0;
+  double attention_macs_per_s = 0;  // of what attention multiplies in: f32, or bf16 (cpu/isa.h)
 };
 
 // Measures for `options`' threads and instruction set. `now_s` is the clock, in seconds. Costs

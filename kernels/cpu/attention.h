@@ -8,11 +8,19 @@
 // the last to finish folds them: same operations, same order, same bits.
 //
 // The q heads that share a kv head are rows of one small matrix product. Many rows (prefill) share
-// a tile of k and v widened to f32 once; few rows (decode) multiply what they read from the cache's
-// own lines, each touched once. Both are one loop over a codec (kv_codec_inl.h), so a row's bits
-// are the same. A scale of the cache goes onto the finished score of its position, and onto the
-// weight of its v: never onto a code. k lies transposed inside a block, [head_dim, block_size], so
-// scores of neighbouring positions are contiguous.
+// a tile of k and v converted once; few rows (decode) multiply what they read from the cache's own
+// lines, each touched once. Both are one loop over a source of rows, so a row's bits are the same.
+// A scale of the cache goes onto the finished score of its position, and onto the weight of its v:
+// never onto a code. k lies transposed inside a block, [head_dim, block_size], so scores of
+// neighbouring positions are contiguous.
+//
+// Products are of f32 (attention_f32_inl.h), or of pairs of bf16 that are added up in f32
+// (attention_bf16_avx512.h; isa.h says where). Pairs are two dimensions of a position's k, and two
+// positions of v: 2i and 2i + 1 by absolute number, so that they do not depend on chunks or blocks.
+// The second half of a pair that a row does not see, or that is behind the last dimension, is zero
+// on both sides, for 0 * NaN is none. Scores, softmax and sums stay f32. A row's sum of weights is
+// of weights before they are rounded, as in FlashAttention: a scale of v is part of what is rounded
+// but not of the sum, and sums of rounded weights were no nearer (KL 0.000055 both ways).
 #pragma once
 
 #include <cstdint>
@@ -54,7 +62,7 @@ constexpr int32_t RowState(int32_t head_dim) { return 2 + head_dim; }
 constexpr int64_t AttentionScratchFloats(int32_t rows, int32_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   const int64_t row_floats = padded + padded + kTile + 16 + 3;  // q, out, scores, sum; max, ..
-  return kTile * (padded + padded + 2) + rows * row_floats + 3 * 16;
+  return 16 + kTile * (padded + padded + 2) + rows * row_floats + 3 * 16;  // 16: to begin a line
 }
 
 // `state` [rows, RowState] becomes positions split .. split + kSplit - 1 of each row; sum 0 where a

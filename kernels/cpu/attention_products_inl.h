@@ -1,41 +1,79 @@
-// The two matrix products of attention.h: scores = q k, and out = weights v.
+// The two matrix products of attention.h, scores = q k and out = weights v, once for every policy P
+// of products (attention_f32_inl.h) and every source of rows.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cpu/attention_space_inl.h"
-#include "kernels/cpu/kv_codec_inl.h"
 
 namespace nibble::cpu {
 namespace {
 
+// Rows read from the cache's own lines, and joined in registers.
+template <class P, class Codec>
+struct CacheRows {
+  using Code = typename Codec::Code;
+  static constexpr bool kInCache = true;
+  static constexpr int kRowsPerStep = P::kSpan;
+  static typename P::Reg Load(const Code* p, int32_t stride) {
+    return P::template Load<Codec>(p, stride);
+  }
+  static typename P::Reg LoadFirstRow(const Code* p) {
+    return P::Join(Codec::Load(p), P::V::Zero());
+  }
+};
+
+// Rows of a tile, joined already.
+template <class P>
+struct TileRows {
+  using Code = float;
+  static constexpr bool kInCache = false;
+  static constexpr int kRowsPerStep = 1;
+  static typename P::Reg Load(const Code* p, int32_t) { return P::V::Load(p); }
+  static typename P::Reg LoadFirstRow(const Code* p) { return P::KeepFirstRow(P::V::Load(p)); }
+};
+
+// Asks for the lines of the C vectors of a step's rows.
+template <class P, class Source, int C>
+[[gnu::always_inline]] inline void PrefetchStep(const typename Source::Code* ahead,
+                                                int32_t stride) {
+  if constexpr (Source::kInCache) {
+    constexpr int kLine = kLineBytes / sizeof(typename Source::Code);
+#pragma GCC unroll 2
+    for (int row = 0; row < Source::kRowsPerStep; ++row) {
+      for (int i = 0; i < C * P::V::kWidth; i += kLine) {
+        __builtin_prefetch(ahead + row * stride + i);
+      }
+    }
+  }
+}
+
 // --- scores -------------------------------------------------------------------------------------
 
-// scores [R, C vectors] = q [R, head_dim] * k, each sum in the order of d; the codes of dimension d
-// are at k + d * k_stride. `ahead` is laid out as k and only prefetched.
-template <class V, class Codec, int R, int C>
-void ScoreColumns(const float* q, int32_t q_stride, const typename Codec::Code* k, int32_t k_stride,
-                  int32_t head_dim, const typename Codec::Code* ahead, const float* scale,
-                  float* scores) {
+// scores [R, C vectors] = q [R, steps] * k, each sum in the order of the steps; the codes of step s
+// begin at k + s * kRowsPerStep * k_stride. `ahead` is laid out as k and only prefetched.
+template <class P, class Source, int R, int C>
+void ScoreColumns(const float* q, int32_t q_stride, const typename Source::Code* k,
+                  int32_t k_stride, int32_t steps, const typename Source::Code* ahead,
+                  const float* scale, float* scores) {
+  using V = typename P::V;
   typename V::Reg sum[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sum[r][c] = V::Zero();
   }
-  constexpr int kLine = kLineBytes / sizeof(typename Codec::Code);
-  for (int32_t d = 0; d < head_dim; ++d) {
+  for (int32_t s = 0; s < steps; ++s) {
+    const int32_t row = s * Source::kRowsPerStep;
     typename V::Reg x[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) x[c] = Codec::Load(k + d * k_stride + c * V::kWidth);
-    if constexpr (Codec::kInCache) {
-      for (int i = 0; i < C * V::kWidth; i += kLine) __builtin_prefetch(ahead + d * k_stride + i);
-    }
+    for (int c = 0; c < C; ++c) x[c] = Source::Load(k + row * k_stride + c * V::kWidth, k_stride);
+    PrefetchStep<P, Source, C>(ahead + row * k_stride, k_stride);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const typename V::Reg weight = V::Set1(q[r * q_stride + d]);
+      const typename V::Reg operands = V::Set1(q[r * q_stride + s]);
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sum[r][c] = V::Fma(weight, x[c], sum[r][c]);
+      for (int c = 0; c < C; ++c) sum[r][c] = P::MultiplyAdd(operands, x[c], sum[r][c]);
     }
   }
 #pragma GCC unroll 8
@@ -49,17 +87,18 @@ void ScoreColumns(const float* q, int32_t q_stride, const typename Codec::Code* 
 }
 
 // As above for n columns, whole vectors.
-template <class V, class Codec, int R>
-void ScoreRows(const float* q, int32_t q_stride, const typename Codec::Code* k, int32_t k_stride,
-               int32_t head_dim, const typename Codec::Code* ahead, const float* scale, int32_t n,
+template <class P, class Source, int R>
+void ScoreRows(const float* q, int32_t q_stride, const typename Source::Code* k, int32_t k_stride,
+               int32_t steps, const typename Source::Code* ahead, const float* scale, int32_t n,
                float* scores) {
+  using V = typename P::V;
   int32_t j = 0;
   const auto columns = [&](auto count) {
     constexpr int C = count.kValue;
     for (; j + C * V::kWidth <= n; j += C * V::kWidth) {
-      ScoreColumns<V, Codec, R, C>(q, q_stride, k + j, k_stride, head_dim,
-                                   Codec::kInCache ? ahead + j : nullptr,
-                                   scale != nullptr ? scale + j : nullptr, scores + j);
+      ScoreColumns<P, Source, R, C>(q, q_stride, k + j, k_stride, steps,
+                                    Source::kInCache ? ahead + j : nullptr,
+                                    scale != nullptr ? scale + j : nullptr, scores + j);
     }
   };
   if constexpr (V::kColBlock >= 4) columns(Count<4>{});
@@ -67,31 +106,16 @@ void ScoreRows(const float* q, int32_t q_stride, const typename Codec::Code* k, 
   columns(Count<1>{});
 }
 
-template <class V, class Codec>
-void ScoreDirect(const AttentionPiece& piece, int32_t tile, int32_t n,
-                 const AttentionSpace<V>& at) {
-  for (int32_t j = 0; j < n;) {
-    const BlockRun run = RunAt(piece, tile + j, kTile - j);
-    const int32_t length = run.length < n - j ? run.length : RoundUp<V>(n - j);
-    const RunAhead ahead(piece, tile, j, run);
-    ForRowBlocks<4, 3, 2, 1>(0, at.rows, [&](auto count, int32_t r) {
-      ScoreRows<V, Codec, count.kValue>(
-          at.q + r * at.padded, at.padded, KeyCodes<Codec>(piece, run), piece.block_size,
-          piece.head_dim, KeyCodes<Codec>(*ahead.piece, ahead.run),
-          Codec::kScaled ? at.k_scale + j : nullptr, length, at.scores + r * kTile + j);
-    });
-    j += run.length;
-  }
-}
-
 // --- the weighted sum of v ----------------------------------------------------------------------
 
 // out [R, C vectors] = out * rescale + p [R, n] * v, in the order of the positions; rescale
-// null: 1. `ahead` is laid out as v and only prefetched.
-template <class V, class Codec, int R, int C>
-void WeighColumns(const float* p, int32_t n, const typename Codec::Code* v, int32_t v_stride,
-                  const typename Codec::Code* ahead, const float* rescale, float* out,
+// null: 1. Where n ends inside a step, the rows behind it are not touched. `ahead` is laid out as v
+// and only prefetched.
+template <class P, class Source, int R, int C>
+void WeighColumns(const float* p, int32_t n, const typename Source::Code* v, int32_t v_stride,
+                  const typename Source::Code* ahead, const float* rescale, float* out,
                   int32_t out_stride) {
+  using V = typename P::V;
   typename V::Reg sum[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -101,19 +125,26 @@ void WeighColumns(const float* p, int32_t n, const typename Codec::Code* v, int3
       if (rescale != nullptr) sum[r][c] = V::Mul(sum[r][c], V::Set1(rescale[r]));
     }
   }
-  constexpr int kLine = kLineBytes / sizeof(typename Codec::Code);
-  for (int32_t j = 0; j < n; ++j) {
+  const auto step = [&](int32_t s, const auto& load) __attribute__((always_inline)) {
+    const int32_t row = s * Source::kRowsPerStep;
     typename V::Reg x[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) x[c] = Codec::Load(v + j * v_stride + c * V::kWidth);
-    if constexpr (Codec::kInCache) {
-      for (int i = 0; i < C * V::kWidth; i += kLine) __builtin_prefetch(ahead + j * v_stride + i);
-    }
+    for (int c = 0; c < C; ++c) x[c] = load(v + row * v_stride + c * V::kWidth);
+    PrefetchStep<P, Source, C>(ahead + row * v_stride, v_stride);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const typename V::Reg weight = V::Set1(p[r * kTile + j]);
+      const typename V::Reg operands = V::Set1(p[r * kTile + s]);
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sum[r][c] = V::Fma(weight, x[c], sum[r][c]);
+      for (int c = 0; c < C; ++c) sum[r][c] = P::MultiplyAdd(operands, x[c], sum[r][c]);
+    }
+  };
+  const int32_t whole = n / P::kSpan;
+  for (int32_t s = 0; s < whole; ++s) {
+    step(s, [&](const typename Source::Code* at) { return Source::Load(at, v_stride); });
+  }
+  if constexpr (P::kSpan > 1) {
+    if (n % P::kSpan != 0) {
+      step(whole, [](const typename Source::Code* at) { return Source::LoadFirstRow(at); });
     }
   }
 #pragma GCC unroll 8
@@ -123,38 +154,22 @@ void WeighColumns(const float* p, int32_t n, const typename Codec::Code* v, int3
   }
 }
 
-template <class V, class Codec, int R>
-void WeighRows(const float* p, int32_t n, const typename Codec::Code* v, int32_t v_stride,
-               const typename Codec::Code* ahead, const float* rescale, float* out,
+template <class P, class Source, int R>
+void WeighRows(const float* p, int32_t n, const typename Source::Code* v, int32_t v_stride,
+               const typename Source::Code* ahead, const float* rescale, float* out,
                int32_t padded) {
+  using V = typename P::V;
   constexpr int32_t kStep = V::kColBlock * V::kWidth;
-  const auto at = [](const typename Codec::Code* from, int32_t d) {
-    return Codec::kInCache ? from + d : nullptr;
+  const auto at = [](const typename Source::Code* from, int32_t d) {
+    return Source::kInCache ? from + d : nullptr;
   };
   int32_t d = 0;
   for (; d + kStep <= padded; d += kStep) {
-    WeighColumns<V, Codec, R, V::kColBlock>(p, n, v + d, v_stride, at(ahead, d), rescale, out + d,
-                                            padded);
+    WeighColumns<P, Source, R, V::kColBlock>(p, n, v + d, v_stride, at(ahead, d), rescale, out + d,
+                                             padded);
   }
   for (; d < padded; d += V::kWidth) {
-    WeighColumns<V, Codec, R, 1>(p, n, v + d, v_stride, at(ahead, d), rescale, out + d, padded);
-  }
-}
-
-// Rows first .. end - 1, all of which see n positions of the tile.
-template <class V, class Codec>
-void WeighDirect(const AttentionPiece& piece, int32_t tile, int32_t n, int32_t first, int32_t end,
-                 const AttentionSpace<V>& at) {
-  for (int32_t j = 0; j < n;) {
-    const BlockRun run = RunAt(piece, tile + j, n - j);
-    const RunAhead ahead(piece, tile, j, run);
-    ForRowBlocks<4, 3, 2, 1>(first, end, [&](auto count, int32_t r) {
-      WeighRows<V, Codec, count.kValue>(
-          at.scores + r * kTile + j, run.length, ValueCodes<Codec>(piece, run), piece.head_dim,
-          ValueCodes<Codec>(*ahead.piece, ahead.run), j == 0 ? at.rescale + r : nullptr,
-          at.out + r * at.padded, at.padded);
-    });
-    j += run.length;
+    WeighColumns<P, Source, R, 1>(p, n, v + d, v_stride, at(ahead, d), rescale, out + d, padded);
   }
 }
 

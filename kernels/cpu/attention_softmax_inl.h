@@ -22,24 +22,29 @@ template <class V>
 
 // Turns the first n scores of a row into weights 2^(score - max), times the scale of their v where
 // there is one, and brings the row's sum (without such scales) up to date.
-template <class V>
+template <class P>
 [[gnu::always_inline]] inline void WeightsOfRow(float* scores, int32_t n, float max, float rescale,
                                                 const float* v_scale, float* sum) {
+  using V = typename P::V;
   using Reg = typename V::Reg;
   const Reg shift = V::Set1(max);
   Reg total = V::Mul(V::Load(sum), V::Set1(rescale));
   for (int32_t j = 0; j < n; j += V::kWidth) {
     const Reg p = V::KeepFirst(V::Exp2(V::Sub(V::Load(scores + j), shift)), n - j, V::Zero());
     total = V::Add(total, p);
-    V::Store(scores + j, v_scale != nullptr ? V::Mul(p, V::Load(v_scale + j)) : p);
+    // A scale past n may be anything, and a step may multiply a weight past n: it must be 0.
+    const Reg weight =
+        v_scale == nullptr ? p : V::KeepFirst(V::Mul(p, V::Load(v_scale + j)), n - j, V::Zero());
+    P::StoreOperands(scores, j, weight);
   }
   V::Store(sum, total);
 }
 
 // Scores of the rows of tokens first .. become weights; max, rescale and sum are updated.
-template <class V>
+template <class P>
 void SoftmaxTile(const AttentionPiece& piece, int32_t tile, int32_t first, const float* v_scale,
-                 const AttentionSpace<V>& at) {
+                 const AttentionSpace<P>& at) {
+  using V = typename P::V;
   const int32_t first_row = first * piece.group;
   const int32_t begin = first_row / V::kWidth * V::kWidth;
   for (int32_t r = begin; r < first_row; ++r) at.next_max[r] = at.max[r];
@@ -65,9 +70,9 @@ void SoftmaxTile(const AttentionPiece& piece, int32_t tile, int32_t first, const
       float* scores = at.scores + r * kTile;
       float* sum = at.sum + r * V::kWidth;
       if (n == kTile) {
-        WeightsOfRow<V>(scores, kTile, at.max[r], at.rescale[r], v_scale, sum);
+        WeightsOfRow<P>(scores, kTile, at.max[r], at.rescale[r], v_scale, sum);
       } else {
-        WeightsOfRow<V>(scores, n, at.max[r], at.rescale[r], v_scale, sum);
+        WeightsOfRow<P>(scores, n, at.max[r], at.rescale[r], v_scale, sum);
       }
     }
   }

@@ -13,6 +13,7 @@ namespace {
 // cheaper than storing it widened and reading it back.
 constexpr int32_t kDirectRows = 8;
 constexpr int32_t kLineBytes = 64;
+constexpr int32_t kLineFloats = kLineBytes / sizeof(float);
 
 template <class V>
 constexpr int32_t RoundUp(int32_t n) {
@@ -65,37 +66,44 @@ struct RunAhead {
   BlockRun run;
 };
 
-// Views into one piece's scratch.
-template <class V>
+// Views into one piece's scratch, for a policy P of products (attention_f32_inl.h): kSpan rows of k
+// or v lie joined in a row of their tile, as many operands in one float's place.
+template <class P>
 struct AttentionSpace {
+  using V = typename P::V;
   AttentionSpace(const AttentionPiece& piece, float* scratch) {
     rows = piece.num_tokens * piece.group;
     padded = RoundUp<V>(piece.head_dim);
+    q_steps = (piece.head_dim + P::kSpan - 1) / P::kSpan;
+    q_stride = padded / P::kSpan;
     direct = rows <= kDirectRows && padded == piece.head_dim && piece.block_size % V::kWidth == 0;
-    float* end = scratch;
+    // A vector that lies across two lines costs two reads.
+    float* end = scratch + -(reinterpret_cast<uintptr_t>(scratch) / sizeof(float)) % kLineFloats;
     const auto take = [&end](int64_t floats) {
       float* const begin = end;
       end += floats;
       return begin;
     };
-    k_tile = take(kTile * padded);
-    v_tile = take(kTile * padded);
+    k_tile = take(kTile * q_steps);
+    v_tile = take(kTile / P::kSpan * padded);
     k_scale = take(kTile);
     v_scale = take(kTile);
-    q = take(int64_t{rows} * padded);
     out = take(int64_t{rows} * padded);
     scores = take(int64_t{rows} * kTile);
     sum = take(int64_t{rows} * V::kWidth);
+    q = take(int64_t{rows} * q_stride);
     max = take(RoundUp<V>(rows));
     next_max = take(RoundUp<V>(rows));
     rescale = take(RoundUp<V>(rows));
   }
+  static_assert(V::kWidth % P::kSpan == 0 && kTile % P::kSpan == 0);
   int32_t rows, padded;
-  bool direct;                      // k and v are not widened into tiles
-  float *k_tile, *v_tile;           // [head_dim, kTile], [kTile, padded]
+  int32_t q_steps, q_stride;        // of a row of q: those in use, and all
+  bool direct;                      // k and v are not joined into tiles
+  float *k_tile, *v_tile;           // [q_steps, kTile], [kTile / kSpan, padded]
   float *k_scale, *v_scale;         // [kTile], of types that have them
-  float *q, *out;                   // [rows, padded]
-  float* scores;                    // [rows, kTile]
+  float *q, *out;                   // [rows, q_stride], [rows, padded]
+  float* scores;                    // [rows, kTile]; then weights, the first kTile / kSpan of them
   float* sum;                       // [rows, kWidth], lane by lane; added up when the split ends
   float *max, *next_max, *rescale;  // [rows]
 };

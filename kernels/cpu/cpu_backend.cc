@@ -36,7 +36,8 @@ constexpr int64_t kSerialElements = 4096;
 // From here on a buffer is worth huge pages, and one page more or less of memory does not matter.
 constexpr int64_t kHugeBufferBytes = int64_t{64} << 20;
 
-const cpu::RowKernels& KernelsFor(CpuIsa isa) {
+const cpu::RowKernels& KernelsFor(CpuIsa isa, DType attention_products) {
+  if (attention_products == DType::kBf16) return cpu::kAvx512Bf16RowKernels;
   switch (isa) {
     case CpuIsa::kAvx512VnniBf16:
     case CpuIsa::kAvx512Vnni:
@@ -60,7 +61,8 @@ class CpuBackend : public Backend {
              cpu::NumaPlacement placement)
       : isa_(std::move(isa)),
         activations_(activations),
-        kernels_(KernelsFor(isa_.isa)),
+        attention_choice_(ChooseAttention(isa_.isa, activations_)),
+        kernels_(KernelsFor(isa_.isa, attention_choice_.products)),
         placement_(std::move(placement)),
         weight_memory_(placement_),
         pool_(num_threads, placement_),
@@ -71,7 +73,7 @@ class CpuBackend : public Backend {
     DeviceInfo info;
     info.name = "cpu";
     info.isa = std::string(IsaName(isa_.isa));
-    info.why = isa_.why;
+    info.why = absl::StrCat(isa_.why, "; attention: ", attention_choice_.why);
     info.num_threads = pool_.size();
     info.num_numa_nodes = placement_.num_nodes();
     const MemoryLimit memory = UsableMemory();
@@ -232,6 +234,7 @@ class CpuBackend : public Backend {
 
   const IsaChoice isa_;
   const CpuActivations activations_;
+  const AttentionChoice attention_choice_;
   const cpu::RowKernels& kernels_;
   const cpu::NumaPlacement placement_;
   cpu::WeightMemory weight_memory_;

@@ -126,4 +126,15 @@ absl::StatusOr<IsaChoice> ChooseIsa(CpuIsa wanted) {
   return IsaChoice{wanted, absl::StrCat(found, IsaName(wanted), " was asked for")};
 }
 
+AttentionChoice ChooseAttention(CpuIsa isa, CpuActivations activations) {
+  if (isa != CpuIsa::kAvx512VnniBf16) {
+    return {DType::kF32, absl::StrCat("f32 products, ", IsaName(isa), " has none of bf16")};
+  }
+  if (activations != CpuActivations::kInt8) {
+    return {DType::kF32, "f32 products, only int8 activations let them round"};
+  }
+  return {DType::kBf16,
+          "bf16 products (VDPBF16PS, twice the rate of f32), int8 activations round more"};
+}
+
 }  // namespace nibble

@@ -41,4 +41,14 @@ std::vector<CpuIsa> SupportedIsas();
 // has.
 absl::StatusOr<IsaChoice> ChooseIsa(CpuIsa wanted);
 
+// What attention multiplies in; its sums are f32 in any case.
+struct AttentionChoice {
+  DType products = DType::kF32;  // kF32 or kBf16
+  std::string why;               // a phrase: "bf16 products .., because"
+};
+
+// bf16 on avx512_vnni_bf16 with int8 activations, which round more: VDPBF16PS does twice the
+// multiply-adds of an f32 FMA. f32 everywhere else.
+AttentionChoice ChooseAttention(CpuIsa isa, CpuActivations activations);
+
 }  // namespace nibble

@@ -34,19 +34,9 @@ inline RowScale ScaleOfRow(const float* x, int32_t n, float top) {
   return {top / max, max / top};
 }
 
-// Floats: what a tile is once it has been widened, no type of a cache.
-template <class V>
-struct F32Codec {
-  using Code = float;
-  static constexpr bool kInCache = false;
-  static constexpr bool kScaled = false;
-  static typename V::Reg Load(const Code* p) { return V::Load(p); }
-};
-
 template <class V>
 struct F16Codec {
   using Code = uint16_t;
-  static constexpr bool kInCache = true;
   static constexpr bool kScaled = false;
   static typename V::Reg Load(const Code* p) { return V::LoadF16(p); }
   static void Encode(const float* x, int32_t n, float, Code* codes) {
@@ -59,7 +49,6 @@ struct F16Codec {
 template <class V>
 struct Bf16Codec {
   using Code = uint16_t;
-  static constexpr bool kInCache = true;
   static constexpr bool kScaled = false;
   static typename V::Reg Load(const Code* p) { return V::LoadBf16(p); }
   static void Encode(const float* x, int32_t n, float, Code* codes) {
@@ -75,7 +64,6 @@ struct Bf16Codec {
 template <class V>
 struct I8Codec {
   using Code = int8_t;
-  static constexpr bool kInCache = true;
   static constexpr bool kScaled = true;
   static constexpr float kTop = 127;
   static typename V::Reg Load(const Code* p) { return V::LoadI8(p); }
@@ -92,7 +80,6 @@ struct I8Codec {
 template <class V>
 struct E4m3Codec {
   using Code = uint8_t;
-  static constexpr bool kInCache = true;
   static constexpr bool kScaled = true;
   static constexpr float kTop = 1.75f;
   static typename V::Reg Load(const Code* p) { return V::LoadE4m3(p); }

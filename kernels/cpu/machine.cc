@@ -147,6 +147,7 @@ MachineInfo DescribeMachine(const std::string& root) {
     info.isas.push_back({std::string(IsaName(isa)), isa == best});
   }
   info.why = ChooseIsa(CpuIsa::kAuto)->why;
+  info.attention = ChooseAttention(best, CpuOptions().activations).why;
   return info;
 }
 

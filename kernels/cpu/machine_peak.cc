@@ -58,7 +58,7 @@ double BestRate(absl::FunctionRef<double()> now_s, absl::FunctionRef<int64_t()> 
 // Rounds that take about a millisecond on one thread, for 1 to 100 GMAC/s: 64 to 2,048 MACs each.
 constexpr int64_t kRounds = 20000;
 
-double BestMacs(ThreadPool& pool, int64_t (*macs)(int64_t), absl::FunctionRef<double()> now_s) {
+double BestMacs(ThreadPool& pool, cpu::MacsFn macs, absl::FunctionRef<double()> now_s) {
   return BestRate(now_s, [&] {
     std::atomic<int64_t> done{0};
     pool.Run(pool.size() * kPartsPerThread, [&](int) { done += macs(kRounds); });
@@ -104,11 +104,15 @@ absl::StatusOr<MachinePeaks> MeasurePeaks(const CpuOptions& options, int64_t wei
   peaks.num_threads = (*backend)->Info().num_threads;
   peaks.isa = (*backend)->Info().isa;
   peaks.why = (*backend)->Info().why;
-  const cpu::PeakKernels& kernels = KernelsFor(ChooseIsa(options.isa)->isa);
+  const CpuIsa isa = ChooseIsa(options.isa)->isa;
+  const cpu::PeakKernels& kernels = KernelsFor(isa);
   ThreadPool pool(peaks.num_threads);
 
   peaks.int8_macs_per_s = BestMacs(pool, kernels.int8_macs, now_s);
   peaks.f32_macs_per_s = BestMacs(pool, kernels.f32_macs, now_s);
+  peaks.attention_macs_per_s = ChooseAttention(isa, options.activations).products == DType::kBf16
+                                   ? BestMacs(pool, cpu::kAvx512Bf16Macs, now_s)
+                                   : peaks.f32_macs_per_s;
   const auto round = [](int64_t bytes) { return (bytes + kReadStep - 1) / kReadStep * kReadStep; };
   peaks.bandwidth_bytes = round(weights_bytes);
   peaks.memory_bytes = round(std::max(MemoryBytes(DescribeMachine()), weights_bytes));

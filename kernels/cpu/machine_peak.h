@@ -7,11 +7,14 @@
 
 namespace nibble::cpu {
 
+// Runs `rounds` rounds of independent accumulators; returns the multiply-adds done.
+using MacsFn = int64_t (*)(int64_t rounds);
+
 struct PeakKernels {
-  // Runs `rounds` rounds of independent accumulators; returns the multiply-adds done. The int8 one
-  // uses the cheapest exact way of this instruction set to sum u4 x s8 products into 32 bits.
-  int64_t (*int8_macs)(int64_t rounds);
-  int64_t (*f32_macs)(int64_t rounds);
+  // The int8 one uses the cheapest exact way of this instruction set to sum u4 x s8 products into
+  // 32 bits.
+  MacsFn int8_macs;
+  MacsFn f32_macs;
   // Reads every byte of data [size_bytes]; the result keeps the loads alive. REQUIRES: 64-byte
   // aligned, size_bytes % 1024 == 0.
   uint64_t (*read)(const uint8_t* data, int64_t size_bytes);
@@ -20,5 +23,6 @@ struct PeakKernels {
 extern const PeakKernels kScalarPeak;
 extern const PeakKernels kAvx2Peak;    // needs AVX2, FMA
 extern const PeakKernels kAvx512Peak;  // needs AVX-512 F, BW and VNNI
+extern const MacsFn kAvx512Bf16Macs;   // needs AVX-512-BF16
 
 }  // namespace nibble::cpu

@@ -78,7 +78,9 @@ struct RowKernels {
 extern const RowKernels kScalarRowKernels;
 extern const RowKernels kAvx2RowKernels;    // needs AVX2, FMA, F16C
 extern const RowKernels kAvx512RowKernels;  // needs AVX-512 F, BW, DQ, VL
+// The same, but attention multiplies in bf16; and needs AVX-512-BF16.
+extern const RowKernels kAvx512Bf16RowKernels;
 extern const RowKernels
-    kNeonRowKernels;  // needs arm64; empty elsewhere, as the two above are on arm64
+    kNeonRowKernels;  // needs arm64; empty elsewhere, as the three above are on arm64
 
 }  // namespace nibble::cpu

@@ -1,6 +1,8 @@
-// The table of row_kernels.h over one vector policy. Included by one translation unit per ISA.
+// The table of row_kernels.h over one vector policy, and attention over one of products. Included
+// by one translation unit per ISA.
 #pragma once
 
+#include "kernels/cpu/attention_f32_inl.h"
 #include "kernels/cpu/attention_inl.h"
 #include "kernels/cpu/kv_codec_inl.h"
 #include "kernels/cpu/rms_norm_inl.h"
@@ -11,10 +13,10 @@
 namespace nibble::cpu {
 namespace {
 
-template <class V, class Codec>
-constexpr KvKernels kKvKernelsOf = {RopeStore<V, Codec>, AttendSplit<V, Codec>};
+template <class P, class Codec>
+constexpr KvKernels kKvKernelsOf = {RopeStore<typename P::V, Codec>, AttendSplit<P, Codec>};
 
-template <class V>
+template <class V, class P = F32Products<V>>
 constexpr RowKernels kRowKernelsOf = {
     RmsNorm<V>,
     Gated<V>,
@@ -23,10 +25,10 @@ constexpr RowKernels kRowKernelsOf = {
     Find<V>,
     FindGreater<V>,
     Softmax<V>,
-    kKvKernelsOf<V, F16Codec<V>>,
-    kKvKernelsOf<V, Bf16Codec<V>>,
-    kKvKernelsOf<V, I8Codec<V>>,
-    kKvKernelsOf<V, E4m3Codec<V>>,
+    kKvKernelsOf<P, F16Codec<V>>,
+    kKvKernelsOf<P, Bf16Codec<V>>,
+    kKvKernelsOf<P, I8Codec<V>>,
+    kKvKernelsOf<P, E4m3Codec<V>>,
 };
 
 }  // namespace

@@ -27,6 +27,7 @@ MachineInfo Machine() {
   machine.features = {"avx2", "fma"};
   machine.isas = {{"scalar", false}, {"avx2", true}};
   machine.why = "it is the best";
+  machine.attention = "f32 products, because";
   return machine;
 }
 
@@ -44,6 +45,7 @@ TEST(MachineJsonTest, HasTheShapeOfTheContract) {
   EXPECT_EQ(json["features"], nlohmann::ordered_json({"avx2", "fma"}));
   EXPECT_EQ(json["isa"], "avx2");
   EXPECT_EQ(json["why"], "it is the best");
+  EXPECT_EQ(json["attention"], "f32 products, because");
   EXPECT_EQ(json["cuda"]["usable"], false);
   EXPECT_EQ(json["cuda"]["why"], "no driver");
   EXPECT_EQ(json["other_isas"], nlohmann::ordered_json({"scalar"}));

@@ -43,7 +43,8 @@ inline std::vector<ComputePath> ComputePaths() {
   for (int i = 1; IsaName(static_cast<CpuIsa>(i)) != "unknown"; ++i) {
     const CpuIsa isa = static_cast<CpuIsa>(i);
     if (!ChooseIsa(isa).ok()) continue;
-    // Activations and cache meet in no kernel: not every pair of them is run.
+    // Activations and cache meet in one kernel, attention in bf16, which is that of int8 ones: not
+    // every pair of the others is run.
     for (DType type : {DType::kF16, DType::kBf16, DType::kI8, DType::kF8E4M3}) {
       paths.push_back({isa, CpuActivations::kInt8, type});
       if (type == DType::kF16 || type == DType::kI8) {

@@ -130,7 +130,7 @@ void Cases(benchmark::internal::Benchmark* bench) {
           {static_cast<int64_t>(type), static_cast<int64_t>(isa), threads, batch, context, rows});
     }
   };
-  for (const CpuIsa isa : {CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
+  for (const CpuIsa isa : {CpuIsa::kAvx512VnniBf16, CpuIsa::kAvx512Vnni, CpuIsa::kAvx2}) {
     for (const DType type : {DType::kF16, DType::kBf16, DType::kI8, DType::kF8E4M3}) {
       for (const int64_t context : {128, 1024, 4096}) add(type, isa, 1, context, 1);
       add(type, isa, 32, 160, 1);

@@ -5,227 +5,30 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <numeric>
 #include <tuple>
 #include <utility>
 
-#include "kernels/half.h"
-#include "tests/kernels/cpu/op_fixture.h"
+#include "tests/kernels/cpu/attention_world.h"
 
 namespace nibble {
 namespace {
-
-struct Shape {
-  int32_t num_heads, num_kv_heads, head_dim, block_size;
-};
-
-constexpr DType kCacheTypes[] = {DType::kF16, DType::kBf16, DType::kI8, DType::kF8E4M3};
-
-std::string NameOfType(DType type) {
-  switch (type) {
-    case DType::kF16:
-      return "f16";
-    case DType::kBf16:
-      return "bf16";
-    case DType::kI8:
-      return "int8";
-    default:
-      return "fp8";
-  }
-}
-
-// The value of an e4m3 code, by the format's definition (OCP OFP8: bias 7, no infinities).
-double E4m3(int code) {
-  const int exponent = code >> 3 & 15, mantissa = code & 7;
-  return exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
-}
-
-// Of a magnitude: the nearest code's value, the even code where two are as near.
-double NearestE4m3(double x) {
-  int best = 0;
-  for (int code = 1; code <= 0x7E; ++code) {
-    const double gain = std::abs(x - E4m3(best)) - std::abs(x - E4m3(code));
-    if (gain > 0 || (gain == 0 && code % 2 == 0)) best = code;
-  }
-  return E4m3(best);
-}
-
-// What a cache of that type makes of a row, written from KvLayer's words alone.
-std::vector<double> Cached(DType type, const float* x, int32_t n) {
-  std::vector<double> values;
-  float max = 0;
-  for (int32_t i = 0; i < n; ++i) max = std::max(max, std::abs(x[i]));
-  for (int32_t i = 0; i < n; ++i) {
-    if (type == DType::kF16) {
-      values.push_back(F16ToF32(F32ToF16(x[i])));
-    } else if (type == DType::kBf16) {
-      values.push_back(Bf16ToF32(F32ToBf16(x[i])));
-    } else if (type == DType::kI8) {
-      values.push_back(std::nearbyint(x[i] * (127 / max)) * double{max / 127});
-    } else {
-      const float code = x[i] * (448 / max);
-      values.push_back(std::copysign(NearestE4m3(std::abs(code)), code) * double{max / 448});
-    }
-  }
-  return values;
-}
-
-struct Part {  // rows first .. first + count - 1 of a sequence
-  int32_t sequence, first, count;
-};
-
-// A cache and some sequences with random q, k, v, at random blocks.
-class World {
- public:
-  World(std::pair<CpuIsa, DType> kind, int32_t num_threads, Shape shape,
-        std::vector<int32_t> lengths, uint32_t seed, uint32_t table_seed = 1)
-      : type_(kind.second),
-        shape_(shape),
-        lengths_(std::move(lengths)),
-        backend_(MakeBackend(kind.first, num_threads)) {
-    std::mt19937 random(seed), table_random(table_seed);
-    max_blocks_ = 0;
-    int32_t num_blocks = 3;  // some stay unused
-    for (int32_t length : lengths_) {
-      qkv_.push_back(RandomFloats(random, size_t(length) * row_size()));
-      max_blocks_ = std::max(max_blocks_, BlocksOf(length));
-      num_blocks += BlocksOf(length);
-    }
-    std::vector<int32_t> blocks(num_blocks);
-    std::iota(blocks.begin(), blocks.end(), 0);
-    std::shuffle(blocks.begin(), blocks.end(), table_random);
-    for (int32_t length : lengths_) {
-      tables_.emplace_back(blocks.end() - BlocksOf(length), blocks.end());
-      blocks.resize(blocks.size() - BlocksOf(length));
-    }
-    const int64_t bytes = int64_t{num_blocks} * shape.num_kv_heads *
-                          KvHeadBytes(type_, shape.block_size, shape.head_dim);
-    k_ = backend_->Allocate(bytes, "k").value();
-    v_ = backend_->Allocate(bytes, "v").value();
-    // What no sequence has written must not matter.
-    std::memset(k_.data(), 0xFF, bytes);
-    std::memset(v_.data(), 0xFF, bytes);
-    cache_ = {k_.data(),        v_.data(),          type_,         num_blocks,
-              shape.block_size, shape.num_kv_heads, shape.head_dim};
-  }
-
-  int32_t row_size() const {
-    return (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim;
-  }
-  int32_t out_size() const { return shape_.num_heads * shape_.head_dim; }
-  float* row(int32_t sequence, int32_t position) {
-    return &qkv_[sequence][size_t(position) * row_size()];
-  }
-
-  void Store(Part part) {
-    std::vector<int32_t> positions, slots;
-    std::vector<float> rows(row(part.sequence, part.first),
-                            row(part.sequence, part.first) + part.count * row_size());
-    for (int32_t p = part.first; p < part.first + part.count; ++p) {
-      positions.push_back(p);
-      slots.push_back(tables_[part.sequence][p / shape_.block_size] * shape_.block_size +
-                      p % shape_.block_size);
-    }
-    RopeStoreKvParams params;
-    params.qkv = RowsOf(rows, part.count, row_size());
-    params.num_heads = shape_.num_heads;
-    params.positions = positions.data();
-    params.slots = slots.data();
-    params.cache = cache_;
-    backend_->RopeStoreKv(params);
-  }
-
-  // Stores the parts' k and v, then attends all of them in one step. One output row a query row, in
-  // order.
-  std::vector<std::vector<float>> Step(const std::vector<Part>& parts) {
-    std::vector<float> q;
-    std::vector<int32_t> cu_seqlens = {0}, contexts, tables;
-    for (const Part& part : parts) {
-      Store(part);
-      q.insert(q.end(), row(part.sequence, part.first),
-               row(part.sequence, part.first) + part.count * row_size());
-      cu_seqlens.push_back(cu_seqlens.back() + part.count);
-      contexts.push_back(part.first + part.count);
-      std::vector<int32_t> table = tables_[part.sequence];
-      table.resize(max_blocks_, -1);  // never read past the context
-      tables.insert(tables.end(), table.begin(), table.end());
-    }
-    const int32_t n = cu_seqlens.back();
-    std::vector<float> out(size_t(n) * out_size(), -77.0f);
-    AttentionParams params;
-    params.q = RowsOf(q, n, row_size());
-    params.num_heads = shape_.num_heads;
-    params.cache = cache_;
-    params.num_seqs = static_cast<int32_t>(parts.size());
-    params.max_blocks = max_blocks_;
-    params.cu_seqlens_q = cu_seqlens.data();
-    params.context_lens = contexts.data();
-    params.block_table = tables.data();
-    params.scale = scale();
-    params.out = RowsOf(out, n, out_size());
-    backend_->Attention(params);
-    std::vector<std::vector<float>> rows;
-    for (int32_t r = 0; r < n; ++r) {
-      rows.emplace_back(out.begin() + r * out_size(), out.begin() + (r + 1) * out_size());
-    }
-    return rows;
-  }
-
-  // The definition, in float64 over what the cache holds.
-  std::vector<double> Reference(int32_t sequence, int32_t position) {
-    const int32_t head_dim = shape_.head_dim;
-    const auto cached = [&](int32_t p, int32_t head) {
-      return Cached(type_, row(sequence, p) + head * head_dim, head_dim);
-    };
-    std::vector<double> out(out_size());
-    const int32_t group = shape_.num_heads / shape_.num_kv_heads;
-    for (int32_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-      std::vector<std::vector<double>> k, v;
-      for (int32_t p = 0; p <= position; ++p) {
-        k.push_back(cached(p, shape_.num_heads + kv_head));
-        v.push_back(cached(p, shape_.num_heads + shape_.num_kv_heads + kv_head));
-      }
-      for (int32_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-        const float* q = row(sequence, position) + h * head_dim;
-        std::vector<double> weights;
-        double sum = 0;
-        for (const auto& x : k) {
-          weights.push_back(std::inner_product(x.begin(), x.end(), q, 0.0) * scale());
-        }
-        const double top = *std::max_element(weights.begin(), weights.end());
-        for (double& weight : weights) sum += weight = std::exp(weight - top);
-        for (int32_t p = 0; p <= position; ++p) {
-          for (int32_t d = 0; d < head_dim; ++d)
-            out[h * head_dim + d] += weights[p] / sum * v[p][d];
-        }
-      }
-    }
-    return out;
-  }
-
- private:
-  int32_t BlocksOf(int32_t length) const {
-    return (length + shape_.block_size - 1) / shape_.block_size;
-  }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
-
-  DType type_;
-  Shape shape_;
-  std::vector<int32_t> lengths_;
-  std::unique_ptr<Backend> backend_;
-  std::vector<std::vector<float>> qkv_;
-  std::vector<std::vector<int32_t>> tables_;
-  int32_t max_blocks_;
-  DeviceBuffer k_, v_;
-  KvLayer cache_;
-};
 
 class AttentionTest : public testing::TestWithParam<std::tuple<CpuIsa, DType>> {
  protected:
   static std::pair<CpuIsa, DType> Kind() { return {std::get<0>(GetParam()), Type()}; }
   static DType Type() { return std::get<1>(GetParam()); }
+  static DType Products() {
+    return ChooseAttention(std::get<0>(GetParam()), CpuActivations::kInt8).products;
+  }
+  static void ExpectNear(World& world, const std::vector<float>& row, int32_t sequence,
+                         int32_t position) {
+    const std::vector<Expected> expected = world.Reference(sequence, position);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_NEAR(row[i], expected[i].value, world.Tolerance(expected[i]))
+          << "sequence " << sequence << " position " << position << " element " << i;
+    }
+  }
 };
 INSTANTIATE_TEST_SUITE_P(IsaAndType, AttentionTest,
                          testing::Combine(testing::ValuesIn(AvailableIsas()),
@@ -235,7 +38,6 @@ INSTANTIATE_TEST_SUITE_P(IsaAndType, AttentionTest,
                                   NameOfType(std::get<1>(info.param));
                          });
 
-// f32 sums of up to 301 terms, and weights by a polynomial within 3e-7.
 TEST_P(AttentionTest, MatchesFloat64OfTheCacheForManyShapes) {
   const Shape shapes[] = {{9, 3, 64, 32}, {4, 4, 80, 16},  {4, 1, 128, 64}, {2, 2, 20, 8},
                           {6, 1, 8, 256}, {3, 1, 96, 128}, {5, 1, 33, 16}};
@@ -251,10 +53,25 @@ TEST_P(AttentionTest, MatchesFloat64OfTheCacheForManyShapes) {
                                                     {1, 255, 325},
                                                     {1, 256, 326},
                                                     {1, 300, 370}}) {
-      const std::vector<double> expected = world.Reference(sequence, position);
-      for (size_t i = 0; i < expected.size(); ++i) {
-        ASSERT_NEAR(rows[index][i], expected[i], 3e-6 * (1 + std::abs(expected[i])))
-            << "sequence " << sequence << " position " << position << " element " << i;
+      ExpectNear(world, rows[index], sequence, position);
+    }
+  }
+}
+
+// From one row to a whole piece, on both sides of where rows get a tile, with contexts that end at
+// odd and even places.
+TEST_P(AttentionTest, MatchesFloat64ForAnyNumberOfRows) {
+  for (const int32_t head_dim : {32, 64, 128}) {
+    const Shape shape = {1, 1, head_dim, 32};
+    World world(Kind(), 1, shape, {230}, 21);
+    world.Store({0, 0, 230});
+    for (const int32_t count : {1, 2, 3, 8, 9, 96}) {
+      for (const int32_t end : {count, 97, 230}) {
+        if (count > end) continue;
+        SCOPED_TRACE(testing::Message() << count << " rows up to " << end << " of " << head_dim);
+        const auto rows = world.Step({{0, end - count, count}});
+        ExpectNear(world, rows.front(), 0, end - count);
+        ExpectNear(world, rows.back(), 0, end - 1);
       }
     }
   }
@@ -316,18 +133,39 @@ TEST_P(AttentionTest, DecodeRowsEqualPrefillRows) {
   }
 }
 
-// What lies behind a row in the cache must not touch it, not even an infinity.
+// A block of 8 is read in pieces that no vector fits.
+TEST_P(AttentionTest, BlockSizesChangeNoBit) {
+  std::vector<std::vector<float>> expected;
+  for (const int32_t block_size : {32, 8, 16, 64, 256}) {
+    World world(Kind(), 2, {6, 2, 64, block_size}, {150}, 17);
+    auto rows = world.Step({{0, 0, 140}});
+    for (const Part& part : {Part{0, 140, 1}, Part{0, 141, 2}, Part{0, 143, 7}}) {
+      for (auto& row : world.Step({part})) rows.push_back(std::move(row));
+    }
+    if (expected.empty()) expected = rows;
+    for (size_t p = 0; p < rows.size(); ++p) {
+      ASSERT_EQ(rows[p], expected[p]) << "position " << p << ", blocks of " << block_size;
+    }
+  }
+}
+
+// What lies behind a row in the cache must not touch it, not even an infinity: whether it shares a
+// pair with what the row sees or not, and whether there are rows enough for a tile or not.
 TEST_P(AttentionTest, LaterPositionsAreNeverRead) {
   const Shape shape = {4, 2, 32, 16};
-  World clean(Kind(), 2, shape, {100}, 3);
-  World dirty(Kind(), 2, shape, {100}, 3);
-  const auto expected = clean.Step({{0, 0, 100}});
-  for (int32_t i = 4 * 32; i < dirty.row_size(); ++i) {
-    dirty.row(0, 90)[i] =
-        i % 2 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+  for (const int32_t poisoned : {90, 91}) {
+    World clean(Kind(), 2, shape, {100}, 3);
+    World dirty(Kind(), 2, shape, {100}, 3);
+    const auto expected = clean.Step({{0, 0, 100}});
+    for (int32_t i = 4 * 32; i < dirty.row_size(); ++i) {
+      dirty.row(0, poisoned)[i] =
+          i % 2 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+    }
+    const auto rows = dirty.Step({{0, 0, 100}});
+    for (int32_t p = 0; p < poisoned; ++p) ASSERT_EQ(rows[p], expected[p]) << "position " << p;
+    const auto few = dirty.Step({{0, 88, 4}});
+    for (int32_t p = 88; p < poisoned; ++p) ASSERT_EQ(few[p - 88], expected[p]) << "row at " << p;
   }
-  const auto rows = dirty.Step({{0, 0, 100}});
-  for (int32_t p = 0; p < 90; ++p) ASSERT_EQ(rows[p], expected[p]) << "position " << p;
 }
 
 // A broken q, k or v stays in its sequence, and there it is seen.
@@ -362,7 +200,9 @@ TEST_P(AttentionTest, OnePositionReturnsItsValue) {
   World world(Kind(), 1, shape, {1}, 9);
   const std::vector<float> out = world.Step({{0, 0, 1}})[0];
   const std::vector<double> v = Cached(Type(), world.row(0, 0) + 3 * 16, 16);
-  for (int32_t i = 0; i < 32; ++i) EXPECT_FLOAT_EQ(out[i], static_cast<float>(v[i % 16]));
+  // bf16 rounds v, or its scale.
+  const double rounding = Products() == DType::kBf16 ? 0x1p-8 : 1e-7;
+  for (int32_t i = 0; i < 32; ++i) EXPECT_NEAR(out[i], v[i % 16], rounding * std::abs(v[i % 16]));
 }
 
 // Rows of zeros and of values too small for a scale come back as zeros.

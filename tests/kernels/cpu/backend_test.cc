@@ -20,7 +20,8 @@ TEST(BackendTest, SaysWhatItRunsOnAndWhy) {
     const DeviceInfo info = MakeBackend(isa, 3)->Info();
     EXPECT_EQ(info.name, "cpu");
     EXPECT_EQ(info.isa, std::string(IsaName(isa)));
-    EXPECT_FALSE(info.why.empty());
+    EXPECT_THAT(info.why, HasSubstr(ChooseIsa(isa)->why));
+    EXPECT_THAT(info.why, HasSubstr(ChooseAttention(isa, CpuActivations::kInt8).why));
     EXPECT_EQ(info.num_threads, 3);
     EXPECT_GT(info.memory_bytes, int64_t{64} << 20);
     EXPECT_GT(info.memory_free_bytes, 0);

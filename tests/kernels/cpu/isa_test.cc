@@ -39,6 +39,23 @@ TEST(IsaTest, ScalarIsEverywhere) {
   EXPECT_THAT(choice->why, HasSubstr("scalar was asked for"));
 }
 
+TEST(IsaTest, AttentionMultipliesInBf16WhereThatIsFasterAndActivationsRoundMore) {
+  const AttentionChoice fast = ChooseAttention(CpuIsa::kAvx512VnniBf16, CpuActivations::kInt8);
+  EXPECT_EQ(fast.products, DType::kBf16);
+  EXPECT_THAT(fast.why, HasSubstr("bf16 products"));
+  for (const CpuActivations activations : {CpuActivations::kInt16, CpuActivations::kF32}) {
+    const AttentionChoice exact = ChooseAttention(CpuIsa::kAvx512VnniBf16, activations);
+    EXPECT_EQ(exact.products, DType::kF32);
+    EXPECT_THAT(exact.why, HasSubstr("only int8 activations"));
+  }
+  for (const CpuIsa isa : AllIsas()) {
+    if (isa == CpuIsa::kAvx512VnniBf16) continue;
+    EXPECT_EQ(ChooseAttention(isa, CpuActivations::kInt8).products, DType::kF32);
+    EXPECT_THAT(ChooseAttention(isa, CpuActivations::kInt8).why,
+                HasSubstr(std::string(IsaName(isa))));
+  }
+}
+
 // A flag, a report and a test parameter are told apart by it.
 TEST(IsaTest, EveryIsaHasItsOwnName) {
   std::set<std::string> names = {std::string(IsaName(CpuIsa::kAuto))};

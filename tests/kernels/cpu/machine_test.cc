@@ -104,6 +104,7 @@ TEST(DescribeMachineTest, ExactlyOneInstructionSetIsChosenAndItIsTheBest) {
   }
   EXPECT_EQ(chosen, 1);
   EXPECT_THAT(info.why, ::testing::HasSubstr(std::string(IsaName(DetectIsa()))));
+  EXPECT_THAT(info.attention, ::testing::HasSubstr("products"));
   EXPECT_GE(info.num_usable, 1);
 }
 
@@ -137,6 +138,8 @@ TEST(MeasurePeaksTest, RatesAreWorkOverTimeOfEveryInstructionSet) {
     EXPECT_GT(peaks->memory_bytes, peaks->bandwidth_bytes);
     EXPECT_GE(peaks->int8_macs_per_s, 2 * 4 * 20000 * 64);
     EXPECT_GE(peaks->f32_macs_per_s, 2 * 4 * 20000 * 64);
+    const bool bf16 = ChooseAttention(isa, options.activations).products == DType::kBf16;
+    EXPECT_DOUBLE_EQ(peaks->attention_macs_per_s, (bf16 ? 2 : 1) * peaks->f32_macs_per_s);
   }
 }
 

@@ -21,9 +21,11 @@ inline std::string NameOfIsa(const testing::TestParamInfo<CpuIsa>& info) {
   return std::string(IsaName(info.param));
 }
 
-inline std::unique_ptr<Backend> MakeBackend(CpuIsa isa, int32_t num_threads) {
+inline std::unique_ptr<Backend> MakeBackend(CpuIsa isa, int32_t num_threads,
+                                            CpuActivations activations = CpuActivations::kInt8) {
   CpuOptions options;
   options.isa = isa;
+  options.activations = activations;
   options.num_threads = num_threads;
   return CreateCpuBackend(options).value();
 }
