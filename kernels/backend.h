@@ -182,7 +182,8 @@ enum class CpuIsa : uint8_t {
   kNeonDotprod,
 };
 enum class CpuActivations : uint8_t {
-  kInt8,   // rows quantized to int8 in groups of 32 before a linear: fast
+  // Rows quantized to int8 in groups of 32 before a linear: fast. Attention may multiply in bf16 (cpu/isa.h).
+  kInt8,
   kInt16,  // and what that leaves over in int8 again: 16 bits, for twice the dot products
   kF32,    // the exact path: f32 activations times dequantized weights
 };
