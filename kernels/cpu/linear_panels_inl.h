@@ -56,17 +56,19 @@ void DequantizeInts(const WeightBlock& weight, int32_t k0, int32_t k1, int row0,
 template <class V, class Chunk>
 void DequantizePlainInts(const WeightBlock& weight, int32_t k0, int32_t k1, int row0,
                          float* panel) {
-  (weight.has_offsets
-       ? DequantizeInts<V, Chunk, PlainScales<V, true>>
-       : DequantizeInts<V, Chunk, PlainScales<V, false>>)(weight, k0, k1, row0, panel);
+  const auto dequantize = [&]<class Scales>() {
+    DequantizeInts<V, Chunk, Scales>(weight, k0, k1, row0, panel);
+  };
+  weight.has_offsets ? WithPlainScales<V, true>(weight, dequantize)
+                     : WithPlainScales<V, false>(weight, dequantize);
 }
 
 // Through the table itself, which the integer tiles may only approximate.
-template <class V>
+template <class V, class Scales>
 void DequantizeLut(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, float* panel) {
   const typename V::Table16 table = V::LoadTable16(weight.lut->values);
   const Int4Chunk<V> chunk(weight);
-  PlainScales<V, false> scales(weight, row0);
+  Scales scales(weight, row0);
   scales.Skip(k0 / weight.group);
   ScalePair<V> halves[2] = {ZeroPair<V>(), ZeroPair<V>()};
   for (int32_t k = k0; k < k1; k += kGroup) {
@@ -83,9 +85,9 @@ void DequantizeLut(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, 
 }
 
 // Groups of any number of columns. An e4m3 is loaded as 2^-8 of its value.
-template <class V, bool kE4m3>
+template <class V, bool kE4m3, class Scales>
 void DequantizeFp8(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, float* panel) {
-  PlainScales<V, false> scales(weight, row0);
+  Scales scales(weight, row0);
   scales.Skip(k0 / weight.group);
   for (int32_t k = k0; k < k1;) {
     typename V::Floats scale = scales.Next().scale;
@@ -125,11 +127,14 @@ PanelFunction PanelFor(const WeightBlock& weight) {
     case Storage::kInt8:
       return DequantizePlainInts<V, Int8Chunk<V>>;
     case Storage::kLut4:
-      return DequantizeLut<V>;
+      return WithPlainScales<V, false>(weight,
+                                       []<class Scales>() { return DequantizeLut<V, Scales>; });
     case Storage::kE4m3:
-      return DequantizeFp8<V, true>;
+      return WithPlainScales<V, false>(
+          weight, []<class Scales>() { return DequantizeFp8<V, true, Scales>; });
     case Storage::kE5m2:
-      return DequantizeFp8<V, false>;
+      return WithPlainScales<V, false>(
+          weight, []<class Scales>() { return DequantizeFp8<V, false, Scales>; });
     case Storage::kBf16:
       return DequantizeFloats<V, false>;
     default:
@@ -195,7 +200,7 @@ template <class V>
 void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
   for (int32_t t = 0; t < tokens; ++t) {
     for (int row0 = 0; row0 < out.num_rows; row0 += V::kLanes) {
-      const typename V::Floats one[1] = {V::LoadFloats(sums + t * kBlockRows + row0)};
+      typename V::Floats one[1] = {V::LoadFloats(sums + t * kBlockRows + row0)};
       StoreStrip<V, 1>(one, t, row0, out);
     }
   }

@@ -72,10 +72,12 @@ template <class V, int kHalf, int T, class Chunk, class CodesOf>
   using Dot = typename V::template Dot<Chunk::kLimit>;
   constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
   typename Dot::Sum sums[T][kChains];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     for (int c = 0; c < kChains; ++c) sums[t][c] = c == 0 ? Dot::Begin(dots[t]) : Dot::Zero();
   }
   const auto add = [&](typename V::Ints w, int column) __attribute__((always_inline)) {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       auto& sum = sums[t][column / 4 % kChains];
       sum = Dot::Add(sum, w, codes_of(t) + column);
@@ -86,6 +88,7 @@ template <class V, int kHalf, int T, class Chunk, class CodesOf>
   } else {
     chunk.template ForHalf<kHalf>(codes, add);
   }
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     typename V::Ints dot = Dot::End(sums[t][0], dots[t]);
     for (int c = 1; c < kChains; ++c) dot = V::AddInts(dot, Dot::End(sums[t][c], V::ZeroInts()));
@@ -110,24 +113,37 @@ template <class V, int kHalf, int kZeroShift, int T, class Chunk, class CodesOf,
                                         typename V::Ints (&dots)[T]) {
   if constexpr (requires { chunk.low; }) {
     Dots<V, kHalf, kZeroShift, T>(chunk.high, codes, codes_of, minus_sum_of, dots);
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const auto zero = ZeroTerm<V, LutPlane<V>, kZeroShift>(minus_sum_of(t));
       dots[t] = V::AddInts(V::template ShiftLeft<8>(dots[t]), zero);
     }
     AddDots<V, kHalf, T>(chunk.low, codes, codes_of, dots);
   } else {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, kZeroShift>(minus_sum_of(t));
     AddDots<V, kHalf, T>(chunk, codes, codes_of, dots);
   }
 }
 
 template <class V, int T>
-[[gnu::always_inline]] inline void StoreStrip(const typename V::Floats (&sums)[T], int first,
-                                              int row0, const OutputTile& out) {
+[[gnu::always_inline]] inline void StoreStrip(typename V::Floats (&sums)[T], int first, int row0,
+                                              const OutputTile& out) {
+  float* const y = out.y + first * out.stride + row0;
+  // Nearly always: no branch a token, which are as many as a strip of few columns has groups.
+  if (out.num_rows - row0 >= V::kLanes && out.bias == nullptr) {
+    if (out.accumulate) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[t] = V::Add(V::LoadFloats(y + t * out.stride), sums[t]);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) V::StoreFloats(y + t * out.stride, sums[t]);
+    return;
+  }
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
-    V::StoreRow(sums[t], out.y + (first + t) * out.stride + row0,
-                out.bias == nullptr ? nullptr : out.bias + row0, out.num_rows - row0,
-                out.accumulate);
+    V::StoreRow(sums[t], y + t * out.stride, out.bias == nullptr ? nullptr : out.bias + row0,
+                out.num_rows - row0, out.accumulate);
   }
 }
 
@@ -138,6 +154,7 @@ template <class V, int T>
                                                const OutputTile& out) {
   if (weight.lut != nullptr) {
     const typename V::Floats factor = V::SetFloat(weight.lut->factor);
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) sums[t] = V::Mul(sums[t], factor);
   }
   StoreStrip<V, T>(sums, first, row0, out);
@@ -153,6 +170,7 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
   Scales scales(weight, row0);
   StripTokens<V, T, false> x{tile, layout, first};
   typename V::Floats sums[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
   // A tile with halves has longer groups; everything before them lies the same.
   const int32_t group_bytes = layout.group_bytes();
@@ -164,6 +182,7 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
       Dots<V, kWholeChunk, kZeroShift, T>(
           chunk, codes, [&](int t) { return x.Codes(t); }, [&](int t) { return x.MinusSum(t); },
           dots);
+#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
         sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
@@ -187,6 +206,7 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
   Scales scales(weight, row0);
   StripTokens<V, T, true> x{tile, layout, first};
   typename V::Floats sums[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
   const auto add_half = [&]<int kHalf>() __attribute__((always_inline)) {
     const ScalePair<V> group = scales.Next();
@@ -194,6 +214,7 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
     Dots<V, kHalf, kZeroShift, T>(
         chunk, codes, [&](int t) { return x.Codes(t); },
         [&](int t) { return x.HalfMinusSum(kHalf, t); }, dots);
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
       sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
@@ -213,11 +234,23 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
 using StripFunction = void (*)(const WeightBlock&, const uint8_t*, TileLayout, int, int,
                                const OutputTile&);
 
+// kHalf: a scale every 16 columns.
+template <class V, class Chunk, class Scales, int T, int kZeroShift, bool kHalf>
+constexpr StripFunction StripOf() {
+  if constexpr (kHalf) return HalfGroupStrip<V, Chunk, Scales, T, kZeroShift>;
+  if constexpr (!kHalf) return GroupStrip<V, Chunk, Scales, T, kZeroShift>;
+}
+
 // The strip of a format whose scales are plain arrays; kZeroShift is of the case without offsets.
-template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift>
+template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift, bool kHalf = false>
 StripFunction PlainStripFor(const WeightBlock& weight) {
-  return weight.has_offsets ? GroupStrip<V, Chunk, PlainScales<V, true>, T, kOffsetsZeroShift>
-                            : GroupStrip<V, Chunk, PlainScales<V, false>, T, kZeroShift>;
+  if (weight.has_offsets) {
+    return WithPlainScales<V, true>(weight, []<class Scales>() {
+      return StripOf<V, Chunk, Scales, T, kOffsetsZeroShift, kHalf>();
+    });
+  }
+  return WithPlainScales<V, false>(
+      weight, []<class Scales>() { return StripOf<V, Chunk, Scales, T, kZeroShift, kHalf>(); });
 }
 
 template <class V, int T>
@@ -231,16 +264,15 @@ StripFunction Int4StripFor(const WeightBlock& weight) {
 
 template <class V, int T>
 StripFunction Int8StripFor(const WeightBlock& weight) {
-  if (weight.group >= kGroup) return PlainStripFor<V, Int8Chunk<V>, T, 7, 7>(weight);
-  return weight.has_offsets ? HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, true>, T, 7>
-                            : HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, false>, T, 7>;
+  return weight.group < kGroup ? PlainStripFor<V, Int8Chunk<V>, T, 7, 7, true>(weight)
+                               : PlainStripFor<V, Int8Chunk<V>, T, 7, 7>(weight);
 }
 
 // Tables have no offsets.
 template <class V, class Chunk, int T>
 StripFunction LutStripFor(const WeightBlock& weight) {
-  return weight.group < kGroup ? HalfGroupStrip<V, Chunk, PlainScales<V, false>, T, 7>
-                               : GroupStrip<V, Chunk, PlainScales<V, false>, T, 7>;
+  return weight.group < kGroup ? PlainStripFor<V, Chunk, T, 7, 7, true>(weight)
+                               : PlainStripFor<V, Chunk, T, 7, 7>(weight);
 }
 
 template <class V, int T>
