@@ -1,5 +1,6 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -51,7 +52,8 @@ constexpr uint32_t EndPart(uint64_t ticket) { return static_cast<uint32_t>(ticke
 ThreadPool::ThreadPool(int num_threads, cpu::NumaPlacement placement)
     : crowded_(num_threads > static_cast<int>(std::thread::hardware_concurrency())),
       placement_(std::move(placement)),
-      tickets_(new Ticket[placement_.num_nodes()]) {
+      runs_per_node_(std::clamp(num_threads / placement_.num_nodes(), 1, kRunsPerNode)),
+      tickets_(new Ticket[placement_.num_nodes() * runs_per_node_]) {
   NIBBLE_CHECK(num_threads >= 1 && num_threads <= kMaxThreads);
   workers_.reserve(num_threads - 1);
   try {
@@ -81,11 +83,16 @@ void ThreadPool::Run(int num_parts, absl::FunctionRef<void(int part)> fn) {
   for (int node = 0; node < placement_.num_nodes(); ++node) {
     const auto first = static_cast<uint64_t>(placement_.FirstPart(node, num_parts));
     const auto end = static_cast<uint64_t>(placement_.FirstPart(node + 1, num_parts));
-    tickets_[node].parts.store(first << 32 | end, std::memory_order_seq_cst);
+    for (int run = 0; run < runs_per_node_; ++run) {
+      const uint64_t begin = first + (end - first) * run / runs_per_node_;
+      const uint64_t run_end = first + (end - first) * (run + 1) / runs_per_node_;
+      tickets_[node * runs_per_node_ + run].parts.store(begin << 32 | run_end,
+                                                        std::memory_order_seq_cst);
+    }
   }
   job_number_.fetch_add(1, std::memory_order_seq_cst);
   WakeWorkers();
-  ClaimParts(placement_.NodeOfCaller());
+  ClaimParts(placement_.NodeOfCaller(), 0);
   WaitForParts();
 }
 
@@ -99,15 +106,18 @@ void ThreadPool::WakeWorkers() {
   work_added_.notify_all();
 }
 
-void ThreadPool::ClaimParts(int node) {
+void ThreadPool::ClaimParts(int node, int run) {
   const int num_nodes = placement_.num_nodes();
-  for (int i = 0; i < num_nodes; ++i) ClaimFrom(tickets_[(node + i) % num_nodes]);
+  for (int n = 0; n < num_nodes; ++n) {
+    Ticket* const of_node = &tickets_[(node + n) % num_nodes * runs_per_node_];
+    for (int r = 0; r < runs_per_node_; ++r) ClaimFrom(of_node[(run + r) % runs_per_node_]);
+  }
 }
 
 // A claim that succeeds keeps its job alive: Run cannot return before the part is done, so job_ is
 // that job's.
-void ThreadPool::ClaimFrom(Ticket& of_node) {
-  std::atomic<uint64_t>& parts = of_node.parts;
+void ThreadPool::ClaimFrom(Ticket& run) {
+  std::atomic<uint64_t>& parts = run.parts;
   uint64_t ticket = parts.load(std::memory_order_acquire);
   while (NextPart(ticket) < EndPart(ticket)) {
     if (!parts.compare_exchange_weak(ticket, ticket + kOnePart, std::memory_order_acq_rel,
@@ -151,7 +161,7 @@ void ThreadPool::WorkerLoop(int thread) {
       num_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
     }
     seen = job_number_.load(std::memory_order_seq_cst);
-    ClaimParts(node);
+    ClaimParts(node, thread % runs_per_node_);
   }
 }
 

@@ -6,8 +6,10 @@
 // parts. Ops must therefore make the result of a part independent of who runs it, which the
 // batch-invariance contract of ops.h asks for anyway.
 //
-// On several NUMA nodes (numa.h) each has a run of the parts, which its threads claim first, and
-// then those that other nodes have left.
+// Each thread has a run of neighbouring parts, which it claims first, and then those that others
+// have left: ops that share out the same rows find in a thread's cache what it wrote of them in the
+// op before. Of more than kRunsPerNode threads several have a run together. On several NUMA nodes
+// (numa.h) a node's runs are neighbours, and its threads turn to them before those of other nodes.
 //
 // Cost on an idle machine: under a microsecond a Run while the workers spin. A worker that sees no
 // work for about 50 us sleeps on a condition variable and costs nothing; waking it costs the caller
@@ -39,6 +41,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
+  // NUMA nodes that the threads are on; one where the machine does not tell.
+  int num_nodes() const { return placement_.num_nodes(); }
 
   // Calls fn(part) once for every part in 0 .. num_parts - 1, on this thread and the workers, in no
   // fixed order; returns when all are done. What they wrote is then visible here. Two or three
@@ -59,15 +63,19 @@ class ThreadPool {
  private:
   using PartFunction = absl::FunctionRef<void(int part)>;
 
-  // The parts of a job that one node claims first.
+  // Each is a cache line that the caller writes and waits for at every Run.
+  static constexpr int kRunsPerNode = 8;
+
+  // A run: the parts of a job that some threads claim first.
   struct alignas(64) Ticket {
     // next part (high 32 bits) and one past the last (low 32 bits); equal when nothing is left.
     std::atomic<uint64_t> parts{0};
   };
 
   void WorkerLoop(int thread);
-  void ClaimParts(int node);
-  void ClaimFrom(Ticket& ticket);
+  // Those of run `run` of the node first.
+  void ClaimParts(int node, int run);
+  void ClaimFrom(Ticket& run);
   void WakeWorkers();
   void WaitForParts();
 
@@ -75,7 +83,8 @@ class ThreadPool {
   const cpu::NumaPlacement placement_;
   // The job: written by Run before the tickets are, read by a thread that has claimed a part of it.
   const PartFunction* job_ = nullptr;
-  const std::unique_ptr<Ticket[]> tickets_;  // one a node
+  const int runs_per_node_;
+  const std::unique_ptr<Ticket[]> tickets_;  // one a run, node after node
   // What workers wait for: changed once all tickets are there, so that each begins with its own.
   alignas(64) std::atomic<uint64_t> job_number_{0};
   alignas(64) std::atomic<int> unfinished_{0};  // parts of the job not yet done

@@ -110,23 +110,31 @@ TEST_P(ThreadPoolTest, RunsEveryPartOnceOnTwoNodes) {
   }
 }
 
-// Every thread runs one part before any may run a second: the worker of the second node begins with
-// that node's half.
+// The first part that the worker of two threads runs, both having to run one before either may run
+// a second.
+int FirstPartOfWorker(ThreadPool& pool, int num_parts) {
+  const std::thread::id caller = std::this_thread::get_id();
+  WaitUntilAsleep(pool);  // one still looking for parts of the last job may begin anywhere
+  std::atomic<int> arrived{0};
+  std::atomic<int> first_of_worker{-1};
+  pool.Run(num_parts, [&](int part) {
+    int none = -1;
+    if (std::this_thread::get_id() != caller) first_of_worker.compare_exchange_strong(none, part);
+    arrived.fetch_add(1);
+    while (arrived.load() < 2) std::this_thread::yield();
+  });
+  return first_of_worker.load();
+}
+
+TEST(ThreadPoolTest, AThreadBeginsWithARunOfItsOwn) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 20; ++round) EXPECT_EQ(FirstPartOfWorker(pool, 8), 4) << round;
+  EXPECT_EQ(FirstPartOfWorker(pool, 3), 1);
+}
+
 TEST(ThreadPoolTest, AThreadBeginsWithThePartsOfItsNode) {
   ThreadPool pool(2, TwoNodes(2));
-  const std::thread::id caller = std::this_thread::get_id();
-  for (int round = 0; round < 20; ++round) {
-    WaitUntilAsleep(pool);  // one still looking for parts of the last job may begin anywhere
-    std::atomic<int> arrived{0};
-    std::atomic<int> first_of_worker{-1};
-    pool.Run(8, [&](int part) {
-      int none = -1;
-      if (std::this_thread::get_id() != caller) first_of_worker.compare_exchange_strong(none, part);
-      arrived.fetch_add(1);
-      while (arrived.load() < 2) std::this_thread::yield();
-    });
-    EXPECT_GE(first_of_worker.load(), 4) << round;
-  }
+  for (int round = 0; round < 20; ++round) EXPECT_GE(FirstPartOfWorker(pool, 8), 4) << round;
 }
 
 TEST(ThreadPoolTest, NoPartsIsNoWork) {
