@@ -184,6 +184,9 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
     const int32_t num_cols = std::min(b_end * kBlockRows, gate_weight.rows()) - col;
     for (int32_t t = begin; t < end; t += tokens_at_once) {
       const int32_t t_end = std::min(t + tokens_at_once, end);
+      if (!one_tile) {  // the lines of y come while their products are computed
+        for (int32_t r = t; r < t_end; ++r) __builtin_prefetch(params.y.f32_row(r) + col, 1);
+      }
       const auto multiply = [&](const CpuMatrix& weight, float* to) {
         float* const y = to - static_cast<int64_t>(t) * stride;  // blocks index by token
         for (int32_t i = b; i < b_end; ++i) {

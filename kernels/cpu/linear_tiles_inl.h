@@ -126,6 +126,15 @@ template <class V, int kHalf, int kZeroShift, int T, class Chunk, class CodesOf,
   }
 }
 
+// The lines that StoreStrip will write: another core had them, or memory.
+template <int T>
+[[gnu::always_inline]] inline void PrefetchStores(int first, int row0, const OutputTile& out) {
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    __builtin_prefetch(out.y + (first + t) * out.stride + row0, 1, 3);
+  }
+}
+
 template <class V, int T>
 [[gnu::always_inline]] inline void StoreStrip(typename V::Floats (&sums)[T], int first, int row0,
                                               const OutputTile& out) {
@@ -169,6 +178,7 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
   const Chunk chunk(weight);
   Scales scales(weight, row0);
   StripTokens<V, T, false> x{tile, layout, first};
+  PrefetchStores<T>(first, row0, out);
   typename V::Floats sums[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
@@ -205,6 +215,7 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
   const Chunk chunk(weight);
   Scales scales(weight, row0);
   StripTokens<V, T, true> x{tile, layout, first};
+  PrefetchStores<T>(first, row0, out);
   typename V::Floats sums[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t] = V::ZeroFloats();
