@@ -71,5 +71,7 @@ using AttendSplitFn = void (*)(const AttentionPiece& piece, int32_t split, float
                                float* state);
 // total = fold(total, state), a row with sum 0 being neutral.
 using FoldSplitFn = void (*)(int32_t rows, int32_t head_dim, const float* state, float* total);
+// out [head_dim] = the weighted mean of a row that sees a position: its weighted sum / its sum.
+using WeightedMeanFn = void (*)(int32_t head_dim, const float* state, float* out);
 
 }  // namespace nibble::cpu

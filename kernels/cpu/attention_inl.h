@@ -147,5 +147,16 @@ void FoldSplit(int32_t rows, int32_t head_dim, const float* state, float* total)
   }
 }
 
+// Division is exact to the bit in every instruction set.
+template <class V>
+void WeightedMean(int32_t head_dim, const float* __restrict state, float* __restrict out) {
+  int32_t d = 0;
+  const typename V::Reg sum = V::Set1(state[1]);
+  for (; d + V::kWidth <= head_dim; d += V::kWidth) {
+    V::Store(out + d, V::Div(V::Load(state + 2 + d), sum));
+  }
+  for (; d < head_dim; ++d) out[d] = state[2 + d] / state[1];
+}
+
 }  // namespace
 }  // namespace nibble::cpu

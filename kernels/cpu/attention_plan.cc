@@ -167,7 +167,7 @@ void AttentionPlan::Finish(const Job& job, const float* total) const {
   for (int32_t r = 0; r < piece.num_tokens * piece.group; ++r) {
     const float* row = total + int64_t{r} * RowState(piece.head_dim);
     float* out = job.out + r / piece.group * out_stride_ + r % piece.group * piece.head_dim;
-    for (int32_t d = 0; d < piece.head_dim; ++d) out[d] = row[2 + d] / row[1];
+    kernels_.weighted_mean(piece.head_dim, row, out);
   }
 }
 

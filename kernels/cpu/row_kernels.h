@@ -46,6 +46,7 @@ struct RowKernels {
   // out[i] = silu(gate[i]) * up[i]
   void (*gated)(const float* gate, const float* up, int32_t n, float* out);
   FoldSplitFn fold_split;
+  WeightedMeanFn weighted_mean;
 
   // Largest of x [n]; *nan says whether any is NaN (the largest is then not defined).
   float (*max)(const float* x, int32_t n, bool* nan);

@@ -21,6 +21,7 @@ constexpr RowKernels kRowKernelsOf = {
     RmsNorm<V>,
     Gated<V>,
     FoldSplit<V>,
+    WeightedMean<V>,
     MaxOf<V>,
     Find<V>,
     FindGreater<V>,
