@@ -3,6 +3,7 @@
 // storing what a strip summed.
 #pragma once
 
+#include "kernels/cpu/linear_quantize_inl.h"
 #include "kernels/cpu/linear_tiles_inl.h"
 
 namespace nibble::cpu {
@@ -203,71 +204,6 @@ void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
       typename V::Floats one[1] = {V::LoadFloats(sums + t * kBlockRows + row0)};
       StoreStrip<V, 1>(one, t, row0, out);
     }
-  }
-}
-
-constexpr int kGroupsAhead = 4;  // of the one being quantized: 1.4 KB of a whole tile
-
-// Quantizes 32 columns of the tokens of a tile (linear_kernels.h says into what), step by step for
-// all tokens, so that none waits for the sums and the divisions of another.
-template <class V>
-[[gnu::always_inline]] inline void QuantizeGroup(const float* x, int64_t x_stride,
-                                                 TileLayout layout, uint8_t* group) {
-  float scales[kTileTokens], inverses[kTileTokens];
-  int32_t sums[kTileTokens][2];  // of each half
-  // The magnitudes of floats order like their bits, and so do infinity and NaN above them.
-  uint32_t largest_bits[kTileTokens] = {};
-  for (int t = 0; t < layout.tokens; ++t) largest_bits[t] = V::MaxMagnitude32(x + t * x_stride);
-  for (int t = 0; t < kTileTokens; ++t) {
-    const float largest = __builtin_bit_cast(float, largest_bits[t]);
-    const bool spoilt = largest_bits[t] >= 0x7F800000u, zero = largest < kSmallestScaled;
-    scales[t] = spoilt ? __builtin_nanf("") : zero ? 0 : largest / 127.0f;
-    inverses[t] = spoilt || zero ? 0 : 127.0f / largest;
-  }
-  for (int t = 0; t < layout.tokens; ++t) {
-    V::Quantize32(x + t * x_stride, inverses[t], group + t * kGroup, sums[t]);
-  }
-  const auto store = [&](int32_t minus_sum_at, int32_t sum_at, int first_half, int last_half) {
-    for (int t = 0; t < layout.tokens; ++t) {
-      int32_t total = 0;
-      for (int half = first_half; half <= last_half; ++half) total += sums[t][half];
-      const int32_t minus = -total;
-      const float scaled = scales[t] * static_cast<float>(total);
-      __builtin_memcpy(group + minus_sum_at + 4 * t, &minus, 4);
-      __builtin_memcpy(group + sum_at + 4 * t, &scaled, 4);
-    }
-  };
-  __builtin_memcpy(group + layout.scale_at(), scales, 4 * layout.tokens);
-  store(layout.minus_sum_at(), layout.sum_at(), 0, 1);
-  for (int half = 0; half < 2 && layout.halves; ++half) {
-    store(layout.half_minus_sum_at(half), layout.half_sum_at(half), half, half);
-  }
-}
-
-template <class V>
-void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
-                  uint8_t* tile) {
-  const int32_t group_bytes = layout.group_bytes();
-  uint8_t* const end = tile + k1 / kGroup * group_bytes;
-  const auto quantize = [&](int32_t tokens) __attribute__((always_inline)) {
-    const TileLayout same{.tokens = tokens, .halves = layout.halves};
-    uint8_t* group = tile + k0 / kGroup * group_bytes;
-    uint8_t* owned = group;
-    for (int32_t k = k0; k < k1; k += kGroup, group += group_bytes) {
-      // All threads read the tile before: its lines are fetched for writing while others are
-      // computed, because stores wait for them one after the other.
-      uint8_t* const ahead = group + kGroupsAhead * group_bytes;
-      for (; owned < ahead && owned < end; owned += 64) __builtin_prefetch(owned, 1);
-      QuantizeGroup<V>(x + k, x_stride, same, group);
-    }
-  };
-  // The two usual numbers of tokens as constants: loops unrolled, addresses known.
-  if (layout.tokens == kTileTokens) {
-    quantize(kTileTokens);
-  } else if (layout.tokens == 1) {
-    quantize(1);
-  } else {
-    quantize(layout.tokens);
   }
 }
 

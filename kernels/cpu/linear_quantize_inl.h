@@ -1,0 +1,111 @@
+// How rows of x become the int8 tiles of the linear op, written once for every instruction set: see
+// linear_kernels.h for what a tile is, linear_tiles_inl.h for who meets it.
+#pragma once
+
+#include "kernels/cpu/linear_kernels.h"
+
+namespace nibble::cpu {
+namespace {
+
+constexpr int kGroupsAhead = 4;  // of the one being quantized: 1.4 KB of a whole tile
+
+// What the codes of each token are multiplied with, and its x to become codes.
+struct GroupScales {
+  float scale[kTileTokens], inverse[kTileTokens];
+
+  // The magnitudes of floats order like their bits, and so do infinity and NaN above them.
+  [[gnu::always_inline]] explicit GroupScales(const uint32_t (&largest_bits)[kTileTokens]) {
+    for (int t = 0; t < kTileTokens; ++t) {
+      const float largest = __builtin_bit_cast(float, largest_bits[t]);
+      const bool spoilt = largest_bits[t] >= 0x7F800000u, zero = largest < kSmallestScaled;
+      scale[t] = spoilt ? __builtin_nanf("") : zero ? 0 : largest / 127.0f;
+      inverse[t] = spoilt || zero ? 0 : 127.0f / largest;
+    }
+  }
+};
+
+// Quantizes 32 columns of the tokens of a tile (linear_kernels.h says into what), step by step for
+// all tokens, so that none waits for the sums and the divisions of another.
+template <class V>
+[[gnu::always_inline]] inline void QuantizeGroup(const float* x, int64_t x_stride,
+                                                 TileLayout layout, uint8_t* group) {
+  uint32_t largest_bits[kTileTokens] = {};
+  for (int t = 0; t < layout.tokens; ++t) largest_bits[t] = V::MaxMagnitude32(x + t * x_stride);
+  const GroupScales scales(largest_bits);
+  int32_t sums[kTileTokens][2];  // of each half
+  for (int t = 0; t < layout.tokens; ++t) {
+    V::Quantize32(x + t * x_stride, scales.inverse[t], group + t * kGroup, sums[t]);
+  }
+  const auto store = [&](int32_t minus_sum_at, int32_t sum_at, int first_half, int last_half) {
+    for (int t = 0; t < layout.tokens; ++t) {
+      int32_t total = 0;
+      for (int half = first_half; half <= last_half; ++half) total += sums[t][half];
+      const int32_t minus = -total;
+      const float scaled = scales.scale[t] * static_cast<float>(total);
+      __builtin_memcpy(group + minus_sum_at + 4 * t, &minus, 4);
+      __builtin_memcpy(group + sum_at + 4 * t, &scaled, 4);
+    }
+  };
+  __builtin_memcpy(group + layout.scale_at(), scales.scale, 4 * layout.tokens);
+  store(layout.minus_sum_at(), layout.sum_at(), 0, 1);
+  for (int half = 0; half < 2 && layout.halves; ++half) {
+    store(layout.half_minus_sum_at(half), layout.half_sum_at(half), half, half);
+  }
+}
+
+// The same of a whole tile without halves, by a policy that puts eight tokens together at once.
+template <class V>
+[[gnu::always_inline]] inline void QuantizeWholeGroup(const float* x, int64_t x_stride,
+                                                      uint8_t* group) {
+  constexpr TileLayout kLayout{.tokens = kTileTokens};
+  uint32_t largest_bits[kTileTokens];
+  V::MaxMagnitudes8(x, x_stride, largest_bits);
+  const GroupScales scales(largest_bits);
+  int32_t minus[kTileTokens];
+  V::Quantize8(x, x_stride, scales.inverse, group, minus);
+  float sums[kTileTokens];
+  for (int t = 0; t < kTileTokens; ++t) {
+    sums[t] = scales.scale[t] * static_cast<float>(minus[t]);
+    minus[t] = -minus[t];
+  }
+  __builtin_memcpy(group + kLayout.scale_at(), scales.scale, sizeof(scales.scale));
+  __builtin_memcpy(group + kLayout.minus_sum_at(), minus, sizeof(minus));
+  __builtin_memcpy(group + kLayout.sum_at(), sums, sizeof(sums));
+}
+
+template <class V>
+void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
+                  uint8_t* tile) {
+  const int32_t group_bytes = layout.group_bytes();
+  uint8_t* const end = tile + k1 / kGroup * group_bytes;
+  const auto quantize = [&](int32_t tokens) __attribute__((always_inline)) {
+    const TileLayout same{.tokens = tokens, .halves = layout.halves};
+    [[maybe_unused]] const bool whole = tokens == kTileTokens && !layout.halves;
+    uint8_t* group = tile + k0 / kGroup * group_bytes;
+    uint8_t* owned = group;
+    for (int32_t k = k0; k < k1; k += kGroup, group += group_bytes) {
+      // All threads read the tile before: its lines are fetched for writing while others are
+      // computed, because stores wait for them one after the other.
+      uint8_t* const ahead = group + kGroupsAhead * group_bytes;
+      for (; owned < ahead && owned < end; owned += 64) __builtin_prefetch(owned, 1);
+      if constexpr (requires { V::Quantize8; }) {
+        if (whole) {
+          QuantizeWholeGroup<V>(x + k, x_stride, group);
+          continue;
+        }
+      }
+      QuantizeGroup<V>(x + k, x_stride, same, group);
+    }
+  };
+  // The two usual numbers of tokens as constants: loops unrolled, addresses known.
+  if (layout.tokens == kTileTokens) {
+    quantize(kTileTokens);
+  } else if (layout.tokens == 1) {
+    quantize(1);
+  } else {
+    quantize(layout.tokens);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cpu
