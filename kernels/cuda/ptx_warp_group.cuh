@@ -17,11 +17,16 @@ namespace nibble::cuda::ptx {
 
 // Where 8, 16, .. rows of 64 16-bit values lie in shared memory, as a product takes its second
 // operand: row r at base + 128 r, its 16-byte chunk c at c ^ (r % 8) ("128-byte swizzle", K-major).
-// `address` is the base, a multiple of 1024, plus 32 for each 16 columns that come before.
+// `address` is the base, a multiple of 1024.
 constexpr uint64_t SwizzledRows(uint32_t address) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kEightRows = uint64_t{1024 / 16} << 32, kUnused = uint64_t{1} << 16;
   return kSwizzle128 | kEightRows | kUnused | (address & 0x3FFFF) >> 4;
+}
+
+// The same so many bytes further: 32 for each 16 columns that come before, or other rows'.
+constexpr uint64_t Further(uint64_t rows, uint32_t bytes) {
+  return (rows >> 32 << 32) | (static_cast<uint32_t>(rows) + (bytes >> 4));
 }
 
 }  // namespace nibble::cuda::ptx
@@ -40,7 +45,7 @@ constexpr uint64_t SwizzledRows(uint32_t address) {
 namespace nibble::cuda::ptx {
 
 // This thread's writes to shared memory, asynchronous copies that it has waited for among them, can
-// be operands of products after a barrier.
+// be operands of products, and be written over by bulk copies (ptx_bulk.cuh), after a barrier.
 NIBBLE_PTX void OrderSharedForProducts() {
 #if NIBBLE_SM90A
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -81,6 +86,7 @@ NIBBLE_PTX void Pin(float (&d)[kTiles][4]) {
 #define NIBBLE_FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define NIBBLE_SIXTEEN(i) NIBBLE_FOUR(i), NIBBLE_FOUR(i + 1), NIBBLE_FOUR(i + 2), NIBBLE_FOUR(i + 3)
 #define NIBBLE_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0)
+#define NIBBLE_D4 "%0, %1, %2, %3"
 #define NIBBLE_D8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define NIBBLE_D16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NIBBLE_D32                                                         \
@@ -97,7 +103,11 @@ NIBBLE_PTX void Pin(float (&d)[kTiles][4]) {
   "wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " {" REGISTERS "}, {" A "}, " B \
   ", add, 1, 1, 0;}"
 #define NIBBLE_MULTIPLY_ANY(TYPE)                                                                \
-  if constexpr (kTiles == 2) {                                                                   \
+  if constexpr (kTiles == 1) {                                                                   \
+    asm volatile(NIBBLE_MULTIPLY("m64n8k16", TYPE, NIBBLE_D4, "%4, %5, %6, %7", "%8", "%9")      \
+                 : NIBBLE_FOUR(0)                                                                \
+                 : NIBBLE_OPERANDS);                                                             \
+  } else if constexpr (kTiles == 2) {                                                            \
     asm volatile(NIBBLE_MULTIPLY("m64n16k16", TYPE, NIBBLE_D8, "%8, %9, %10, %11", "%12", "%13") \
                  : NIBBLE_FOUR(0), NIBBLE_FOUR(1)                                                \
                  : NIBBLE_OPERANDS);                                                             \
@@ -134,6 +144,7 @@ NIBBLE_PTX void MultiplyBf16(float (&d)[kTiles][4], const uint32_t (&a)[4], uint
 #undef NIBBLE_FOUR
 #undef NIBBLE_SIXTEEN
 #undef NIBBLE_OPERANDS
+#undef NIBBLE_D4
 #undef NIBBLE_D8
 #undef NIBBLE_D16
 #undef NIBBLE_D32

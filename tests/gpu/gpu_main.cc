@@ -28,8 +28,12 @@ constexpr const char* kEmulatorOnly[] = {
     "*PackedBytesOfAnotherDevice*"};
 
 // Tests that have the emulator be of 9.0; another device need not have the units.
-constexpr const char* kOfHopper[] = {"W8A8.*", "*W8A8Test*", "*ByWarpGroups*",
-                                     "*GroupProductTest*"};
+constexpr const char* kOfHopper[] = {"W8A8.*",
+                                     "*W8A8Test*",
+                                     "*ByWarpGroups*",
+                                     "*GroupProductTest*",
+                                     "Emulator.CopiesRows*",
+                                     "Emulator.MakesNoMap*"};
 
 std::string Excluded(const nibble::cuda::DeviceProperties& device) {
   std::string patterns;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -43,6 +44,8 @@ TEST_P(PlantedFaultTest, IsFoundInEveryOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, PlantedFaultTest, testing::ValuesIn(PlantedFaults()),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Bulk, PlantedFaultTest, testing::ValuesIn(PlantedBulkFaults()),
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Dependent, PlantedFaultTest, testing::ValuesIn(PlantedDependentFaults()),
                          [](const auto& info) { return info.param.name; });
@@ -177,7 +180,7 @@ TEST_P(GroupProductTest, IsAsTheManualSays) {
 
 std::vector<GroupProbe> GroupProbes() {
   std::vector<GroupProbe> probes;
-  for (const int tiles : {2, 4, 8, 16}) {
+  for (const int tiles : {1, 2, 4, 8, 16}) {
     for (const int step : {0, 1, 2, 3}) {
       const bool odd = step % 2 != 0;
       probes.push_back({.bf16 = odd, .add = step < 2, .tiles = tiles, .step = step});
@@ -194,6 +197,46 @@ INSTANTIATE_TEST_SUITE_P(Each, GroupProductTest, testing::ValuesIn(GroupProbes()
                                   std::to_string(probe.tiles) + "Tiles" +
                                   (probe.add ? "Added" : "") + "Step" + std::to_string(probe.step);
                          });
+
+// Rows of 70 columns and a stride of 80, the box from (3, 64) on: one row is past the end, and 58
+// columns of the others.
+TEST(Emulator, CopiesRowsAsProductsTakeThem) {
+  constexpr int kRows = 10, kCols = 70, kStride = 80, kRow = 3, kCol = 64;
+  std::vector<uint16_t> values(kRows * kStride);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(i + 1);
+  const DeviceArray<uint16_t> in(values), out(8 * 64);
+  ASSERT_EQ(
+      ProbeCopyRows(
+          {.values = in.data(), .rows = kRows, .cols = kCols, .stride = kStride, .box_rows = 8},
+          kCol, kRow, out.data()),
+      cudaSuccess)
+      << TheGpu().TakeFault();
+  const std::vector<uint16_t> result = out.Read();
+  for (int row = 0; row < 8; ++row) {
+    for (int col = 0; col < 64; ++col) {
+      const bool is_there = kRow + row < kRows && kCol + col < kCols;
+      EXPECT_EQ(result[SwizzledPlace(row, col)],
+                is_there ? values[(kRow + row) * kStride + kCol + col] : 0)
+          << row << ", " << col;
+    }
+  }
+}
+
+TEST(Emulator, MakesNoMapThatTheManualForbids) {
+  const DeviceArray<uint16_t> in(std::vector<uint16_t>(1024, 0));
+  const SwizzledRowsOf good = {
+      .values = in.data(), .rows = 8, .cols = 64, .stride = 64, .box_rows = 8};
+  CUtensorMap map;
+  EXPECT_EQ(MakeTensorMap(good, &map), cudaSuccess);
+  for (const auto& change : std::vector<std::function<void(SwizzledRowsOf&)>>{
+           [&](SwizzledRowsOf& m) { m.values = in.data() + 1; },
+           [](SwizzledRowsOf& m) { m.rows = 0; }, [](SwizzledRowsOf& m) { m.stride = 68; },
+           [](SwizzledRowsOf& m) { m.box_rows = 257; }}) {
+    SwizzledRowsOf bad = good;
+    change(bad);
+    EXPECT_EQ(MakeTensorMap(bad, &map), cudaErrorInvalidValue);
+  }
+}
 
 std::vector<uint16_t> CountingHalves(int n) {
   std::vector<uint16_t> halves(n);

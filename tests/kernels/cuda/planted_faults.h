@@ -19,6 +19,7 @@ struct PlantedFault {
 // `in` holds kFaultFloats written floats, `out` as many that nobody wrote.
 inline constexpr int kFaultFloats = 1024;
 std::vector<PlantedFault> PlantedFaults();
+std::vector<PlantedFault> PlantedBulkFaults();
 std::vector<PlantedFault> PlantedDependentFaults();
 std::vector<PlantedFault> PlantedGroupFaults();
 

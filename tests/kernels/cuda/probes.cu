@@ -1,6 +1,7 @@
 #include "kernels/cuda/cache_codes.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/ptx_bulk.cuh"
 #include "kernels/cuda/ptx_warp_group.cuh"
 #include "probes.h"
 
@@ -39,7 +40,8 @@ __global__ void GroupProduct(const uint32_t* a, const uint32_t* b, float* d, int
   float rd[kTiles][4];
   for (int i = 0; i < 4; ++i) ra[i] = a[thread * 4 + i];
   for (int i = 0; i < kTiles * 4; ++i) rd[i / 4][i % 4] = d[thread * kTiles * 4 + i];
-  const uint64_t rows = ptx::SwizzledRows(ptx::SharedAddress(shared.words) + step * 32);
+  const uint64_t rows =
+      ptx::Further(ptx::SwizzledRows(ptx::SharedAddress(shared.words)), step * 32);
   ptx::Pin(rd);
   ptx::OrderRegisters();
   if constexpr (kBf16) {
@@ -51,6 +53,27 @@ __global__ void GroupProduct(const uint32_t* a, const uint32_t* b, float* d, int
   ptx::WaitProducts<0>();
   ptx::Pin(rd);
   for (int i = 0; i < kTiles * 4; ++i) d[thread * kTiles * 4 + i] = rd[i / 4][i % 4];
+}
+
+struct Box {
+  uint16_t rows[8][64];
+  uint64_t filled;
+};
+
+__global__ void CopyBox(const __grid_constant__ CUtensorMap map, int col, int row, uint16_t* out) {
+  auto& shared = SharedMemory<Box>();
+  const uint32_t filled = ptx::SharedAddress(&shared.filled);
+  if (threadIdx.x == 0) {
+    ptx::PrefetchMap(map);
+    ptx::InitBarrier(filled, 1);
+    ptx::OrderBarriers();
+    ptx::ArriveExpecting(filled, sizeof shared.rows);
+    ptx::CopyRows(ptx::SharedAddress(shared.rows), map, col, row, filled);
+  }
+  ptx::SyncThreads();
+  ptx::WaitPhase(filled, 0);
+  for (int i = 0; i < 16; ++i)
+    out[i * 32 + threadIdx.x] = shared.rows[i / 2][i % 2 * 32 + threadIdx.x];
 }
 
 template <bool kTransposed>
@@ -171,11 +194,18 @@ cudaError_t StartGroupProduct(const GroupProbe& probe, const uint32_t* a, const 
 
 cudaError_t ProbeGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
                               float* d) {
+  if (probe.tiles == 1) return StartGroupProduct<1>(probe, a, b, d);
   if (probe.tiles == 2) return StartGroupProduct<2>(probe, a, b, d);
   if (probe.tiles == 4) return StartGroupProduct<4>(probe, a, b, d);
   if (probe.tiles == 8) return StartGroupProduct<8>(probe, a, b, d);
   return StartGroupProduct<16>(probe, a, b, d);
 }
+cudaError_t ProbeCopyRows(const SwizzledRowsOf& matrix, int col, int row, uint16_t* out) {
+  CUtensorMap map;
+  if (const cudaError_t error = MakeTensorMap(matrix, &map); error != cudaSuccess) return error;
+  return Launch(CopyBox, {dim3(1), dim3(32), sizeof(Box)}, map, col, row, out);
+}
+
 cudaError_t ProbeLoadMatrix(bool transposed, const uint32_t* matrices, uint32_t* registers) {
   return Launch(transposed ? LoadMatrix<true> : LoadMatrix<false>, OneWarp(), matrices, registers);
 }

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/tensor_map.cuh"
+
 namespace nibble::cuda {
 
 // d += a * b by one mma of one warp; registers in the order [lane][register]: a [32, 4], b [32, 2],
@@ -14,13 +16,17 @@ cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d);
 
 // d = a * b, or += with `add`, by one product of a warp group (sm_90a): registers of 128 threads in
 // the order [thread][register], a [128, 4], d [128, 4 tiles]; b [8 tiles, 64] 16-bit values as they
-// are to lie in shared memory, of which columns 16 step .. are multiplied. 2, 4, 8 or 16 tiles.
+// are to lie in shared memory, of which columns 16 step .. are multiplied. 1, 2, 4, 8 or 16 tiles.
 struct GroupProbe {
   bool bf16 = false, add = false;
   int tiles = 4, step = 0;
 };
 cudaError_t ProbeGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
                               float* d);
+
+// A box of 8 rows x 64 columns from (row, col) of the matrix on, by one copy of its rows (sm_90),
+// as it lies in shared memory: out [8, 64]. REQUIRES boxes of 8 rows.
+cudaError_t ProbeCopyRows(const SwizzledRowsOf& matrix, int col, int row, uint16_t* out);
 
 // Loads four 8 x 8 matrices of 16-bit values, [4, 8, 8], into registers [lane][matrix]; transposed
 // in memory order when asked.

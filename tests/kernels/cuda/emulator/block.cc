@@ -131,6 +131,7 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
   fault_.clear();
   ready_.clear();
   at_barrier_.clear();
+  at_phase_.clear();
   meetings_.assign(num_threads / 32, {});
   exited_.assign(num_threads / 32, 0);
   logs_.resize(num_threads / 32);
@@ -138,13 +139,20 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
   memory_.StartBlock();
   shared_.StartBlock(shared_bytes);
   warp_groups_.StartBlock(num_threads / 32);
+  bulk_copies_.StartBlock();
   for (int id = 0; id < num_threads; ++id) {
     StartThread(id);
     threads_[id].waited = !dependent;
   }
-  while (!ready_.empty() && fault_.empty()) {
+  while (fault_.empty() && (!ready_.empty() || bulk_copies_.has_open())) {
+    if (ready_.empty()) {
+      const std::string wrong = bulk_copies_.FinishOne();
+      if (!wrong.empty()) fault_ = Describe(*current_) + ": " + wrong;
+      continue;
+    }
     current_ = NextReady();
     nibble_emulator_switch(&scheduler_, current_->stack_pointer);
+    if (live_ == 0) break;
   }
   current_ = nullptr;
   for (const Thread& thread : threads_) {
@@ -155,6 +163,8 @@ std::string Block::Run(dim3 grid, dim3 block, uint3 block_index, size_t shared_b
   }
   if (const std::string unlike = warp_groups_.Unlike(); fault_.empty() && !unlike.empty())
     fault_ = Describe(threads_[0]) + ": " + unlike;
+  if (const std::string open = bulk_copies_.Open(); fault_.empty() && !open.empty())
+    fault_ = Describe(threads_[0]) + ": " + open;
   for (WarpLog& log : logs_) log.Flush(counts_);
   uint64_t in_flight = 0;
   for (const Thread& thread : threads_) in_flight += thread.most_in_flight;
@@ -221,6 +231,18 @@ void Block::ReleaseBarrier() {
   for (WarpLog& log : logs_) log.Flush(counts_);
   ready_.insert(ready_.end(), at_barrier_.begin(), at_barrier_.end());
   at_barrier_.clear();
+}
+
+void Block::WaitPhase(uint32_t barrier, uint32_t parity, const Location& where) {
+  while (!bulk_copies_.HasEnded(barrier, parity, where)) {
+    at_phase_.push_back(current_);
+    GiveWay("phase", where);
+  }
+}
+
+void Block::WakeWaiting() {
+  ready_.insert(ready_.end(), at_phase_.begin(), at_phase_.end());
+  at_phase_.clear();
 }
 
 // --- memory
@@ -345,6 +367,20 @@ void Block::StartCopy(uint32_t to, const void* from, int bytes, int valid_bytes,
       {target, static_cast<const uint8_t*>(from), bytes, valid_bytes});
   current_->bytes_in_flight += valid_bytes;
   current_->most_in_flight = std::max(current_->most_in_flight, current_->bytes_in_flight);
+}
+
+void Block::ReadForCopy(const uint8_t* from, int bytes, const Location& where) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) Fail("misaligned source of a copy", &where);
+  if (!memory_.Owns(from)) Fail("the source of a copy is not the device's", &where);
+  if (const char* unreadable = memory_.Access(from, bytes, false, current_->waited))
+    Fail("bulk copy: " + std::string(unreadable), &where);
+  Log(current_->id, SiteOf(where), from, bytes, WarpLog::Kind::kGlobalRead);
+}
+
+void Block::CountInFlight(int thread, int bytes) {
+  Thread& of = threads_[thread];
+  of.bytes_in_flight += static_cast<uint64_t>(int64_t{bytes});
+  of.most_in_flight = std::max(of.most_in_flight, of.bytes_in_flight);
 }
 
 void Block::CommitCopies() { current_->copies.emplace_back(); }

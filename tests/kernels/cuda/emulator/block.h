@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "emulator/bulk_copies.h"
 #include "emulator/counters.h"
 #include "emulator/global_memory.h"
 #include "emulator/shared_memory.h"
@@ -66,6 +67,7 @@ class Block {
   dim3 grid_dim() const { return grid_dim_; }
   SharedMemory& shared() { return shared_; }
   WarpGroups& warp_groups() { return warp_groups_; }
+  BulkCopies& bulk_copies() { return bulk_copies_; }
   Counts& counts() { return counts_; }
   bool running() const { return current_ != nullptr; }
   [[noreturn]] void Fail(const std::string& what, const Location* where = nullptr);
@@ -80,6 +82,12 @@ class Block {
   void StartCopy(uint32_t to, const void* from, int bytes, int valid_bytes, const Location& where);
   void CommitCopies();
   void WaitCopies(int pending);
+  // Of a barrier in shared memory.
+  void WaitPhase(uint32_t barrier, uint32_t parity, const Location& where);
+  void WakeWaiting();  // for a phase: to look again
+  // What a bulk copy of the running thread reads, and has open from now on.
+  void ReadForCopy(const uint8_t* from, int bytes, const Location& where);
+  void CountInFlight(int thread, int bytes);
   // An access that an instruction of its own makes for `lane` of the running warp; `bytes`-aligned.
   void Access(const void* pointer, int bytes, bool write, int lane, const Location& where);
   // By the running thread: out of line, for inlined into a kernel they would be reported once more.
@@ -112,6 +120,7 @@ class Block {
   Counts& counts_;
   SharedMemory shared_;
   WarpGroups warp_groups_{*this};
+  BulkCopies bulk_copies_{*this};
   uint8_t* stacks_ = nullptr;
   void* scheduler_ = nullptr;  // its stack pointer while a fiber runs
   const std::function<void()>* body_ = nullptr;
@@ -127,6 +136,7 @@ class Block {
   std::vector<uint32_t> exited_;   // lanes of each warp
   std::vector<WarpLog> logs_;
   std::vector<Thread*> at_barrier_;
+  std::vector<Thread*> at_phase_;
   Location barrier_where_;
   std::string fault_;
 };

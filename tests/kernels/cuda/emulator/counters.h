@@ -22,6 +22,7 @@ struct Counts {
 
   uint64_t mmas = 0, matrix_loads = 0, barriers = 0;
   uint64_t atomics = 0, shared_atomics = 0;  // of threads
+  uint64_t bulk_copies = 0;
   uint64_t launches = 0, blocks = 0;
   // Launches that may start before those before them end, and what they read of global memory until
   // they wait for those.

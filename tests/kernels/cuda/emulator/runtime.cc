@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "emulator/gpu.h"
+#include "emulator/tensor_map.h"
 
 // The runtime's handles are pointers to these, which only this file knows.
 struct CUstream_st {};
@@ -219,6 +220,18 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   delete exec;
+  return cudaSuccess;
+}
+
+// --- the driver's functions, those that are asked for by name
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned int,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool is_known = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+  *function = is_known ? reinterpret_cast<void*>(&nibble::emulator::EncodeTensorMap) : nullptr;
+  if (result != nullptr)
+    *result = is_known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
 
