@@ -11,10 +11,11 @@ constexpr int kThreads = 128, kLaneCols = 8;  // 16 bytes a lane
 struct Params {
   const uint16_t* x;
   float* sums;
-  int32_t x_stride, cols, padded_cols, group, sums_stride;
+  int32_t x_stride, rows, cols, padded_cols, group, sums_stride;
 };
 
-// A block a row. Lanes sum their 8 columns in ascending order, then pairwise with their neighbours.
+// A block a row, zeros past the last one. Lanes sum their 8 columns in ascending order, then
+// pairwise with their neighbours.
 template <class Half>
 __global__ void __launch_bounds__(kThreads) GroupSums(const Params p) {
   ptx::LaunchDependents();
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) GroupSums(const Params p) {
   for (int begin = 0; begin < p.padded_cols; begin += kThreads * kLaneCols) {
     const int col = begin + static_cast<int>(threadIdx.x) * kLaneCols;
     float sum = 0;
-    if (col < p.cols) {
+    if (row < p.rows && col < p.cols) {
       const uint4 v = ptx::LoadGlobal16(x + col);
       for (const uint32_t pair : {v.x, v.y, v.z, v.w})
         sum = sum + Half::Low(pair) + Half::High(pair);
@@ -43,12 +44,13 @@ cudaError_t LaunchGroupSums(const TiledLinear& call, float* sums, cudaStream_t s
   const Params p{static_cast<const uint16_t*>(call.x),
                  sums,
                  call.x_stride,
+                 call.rows,
                  layout.cols,
                  ColTiles(layout) * TileCols(layout.codes),
                  layout.group,
                  GroupSumsStride(call.rows)};
   return Launch(call.dtype == DType::kBf16 ? GroupSums<Bf16> : GroupSums<F16>,
-                {dim3(static_cast<uint32_t>(call.rows)), dim3(kThreads), 0, stream}, p);
+                {dim3(static_cast<uint32_t>(p.sums_stride)), dim3(kThreads), 0, stream}, p);
 }
 
 }  // namespace nibble::cuda

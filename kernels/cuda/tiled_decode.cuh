@@ -20,18 +20,26 @@ namespace {
 // Of a matrix, the same for all of its codes.
 struct CodeConstants {
   uint32_t minus_base;   // kInt4, kInt8: minus what a code is offset by in its 16-bit float, twice
+  uint32_t minus_upper;  // kInt4 in f16: the same of a code 4 bits higher, after a 16th
   uint32_t table[2][4];  // kLut4: the low bytes of the 16 entries, and the high ones
 };
 
-// code - zero, exact. `minus_base` is -(Half::kCodeBase + zero), twice.
+// code - zero, exact. `minus_base` is -(Half::kCodeBase + zero), twice. An f16 has the bits for a
+// code that lies 4 bits higher, where it counts 16 times; so every second one needs no shift.
 template <class Half>
-__device__ __forceinline__ void DecodeIntegers(uint32_t word, uint32_t minus_base,
+__device__ __forceinline__ void DecodeIntegers(uint32_t word, const CodeConstants& constants,
                                                uint32_t (&a)[4]) {
   constexpr int kAndOr = (0xF0 & 0xCC) | 0xAA;
+  constexpr uint32_t kSixteenths = 0x2C002C00u;  // in f16
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t codes = ptx::Lop3<kAndOr>(word >> (4 * i), 0x000F000Fu, Half::kCodeBits);
-    a[i] = Half::Fma(codes, Half::kOnes, minus_base);
+    if (Half::kIsF16 && i % 2 != 0) {
+      const uint32_t codes = ptx::Lop3<kAndOr>(word >> (4 * i - 4), 0x00F000F0u, Half::kCodeBits);
+      a[i] = Half::Fma(codes, kSixteenths, constants.minus_upper);
+    } else {
+      const uint32_t codes = ptx::Lop3<kAndOr>(word >> (4 * i), 0x000F000Fu, Half::kCodeBits);
+      a[i] = Half::Fma(codes, Half::kOnes, constants.minus_base);
+    }
   }
 }
 
@@ -69,7 +77,7 @@ struct Int4Weights {
   static __device__ __forceinline__ void Decode(const CodeConstants& constants,
                                                 const uint32_t (&loaded)[4], int step,
                                                 uint32_t (&a)[4]) {
-    DecodeIntegers<Half>(loaded[step], constants.minus_base, a);
+    DecodeIntegers<Half>(loaded[step], constants, a);
   }
 };
 

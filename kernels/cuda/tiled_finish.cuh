@@ -8,10 +8,24 @@
 namespace nibble::cuda {
 namespace {
 
+// One of the cut's, by its tiles.
+struct Stretch {
+  __device__ __forceinline__ Stretch(const Params& p, int n)
+      : number(n), begin(p.cut.BeginOf(n)), end(p.cut.BeginOf(n + 1)) {}
+  int number, begin, end;
+};
+
+// Where the tiles of this block's stretches end.
+template <class V>
+__device__ __forceinline__ int EndOfBlock(const Params& p) {
+  const int next = (static_cast<int>(blockIdx.y) + 1) * V::kStretches;
+  return p.cut.BeginOf(next < p.cut.stretches ? next : p.cut.stretches);
+}
+
 // Where a stretch's part of a row of tiles lies among the parts: it begins, or ends, at most one
 // row that it does not have whole.
-__device__ __forceinline__ int SlotOf(const Params& p, int stretch, int row_tile) {
-  return 2 * stretch + (p.cut.BeginOf(stretch) >= row_tile * p.cut.col_tiles ? 0 : 1);
+__device__ __forceinline__ int SlotOf(const Params& p, const Stretch& stretch, int row_tile) {
+  return 2 * stretch.number + (stretch.begin >= row_tile * p.cut.col_tiles ? 0 : 1);
 }
 
 // all = the sum of parts of a row of tiles, in ascending order of columns. Several are on their way
@@ -19,7 +33,7 @@ __device__ __forceinline__ int SlotOf(const Params& p, int stretch, int row_tile
 template <class V>
 __device__ __forceinline__ void AddParts(const Params& p, const float4* parts, int row_tile,
                                          int first, int last, Sums<V>& all) {
-  constexpr int kFours = V::kWTiles * V::kTiles, kLoads = 8;
+  constexpr int kFours = V::kWTiles * V::kTiles, kLoads = V::kTiles == 16 ? 32 : 8;
   constexpr int kAtOnce = kFours < kLoads ? kLoads / kFours : 1;
   Clear<V>(all);
   for (; first <= last; first += kAtOnce) {
@@ -27,7 +41,8 @@ __device__ __forceinline__ void AddParts(const Params& p, const float4* parts, i
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i > last) break;
-      const float4* part = parts + SlotOf(p, first + i, row_tile) * kFours * V::kThreads;
+      const float4* part =
+          parts + SlotOf(p, Stretch(p, first + i), row_tile) * kFours * V::kThreads;
 #pragma unroll
       for (int four = 0; four < kFours; ++four)
         bits[i][four] = ptx::LoadGlobal16(part + four * V::kThreads);
@@ -45,16 +60,22 @@ __device__ __forceinline__ void AddParts(const Params& p, const float4* parts, i
   }
 }
 
-// This block's part of a row of tiles goes to the workspace; the last block takes the sum of all.
-// False for the others. The stage is free for all threads.
+// Where this thread's fours of the parts begin, of the block's rows of x.
 template <class V>
-__device__ __forceinline__ bool SumParts(const Params& p, int row_tile, int first, int last,
-                                         uint8_t* stage, Sums<V>& all) {
-  const int thread = threadIdx.x, along_x = static_cast<int>(blockIdx.x);
+__device__ __forceinline__ float4* PartsOfThread(const Params& p) {
   constexpr int kFours = V::kWTiles * V::kTiles;
-  auto* parts = reinterpret_cast<float4*>(p.parts) +
-                static_cast<int64_t>(along_x) * 2 * p.cut.stretches * kFours * V::kThreads + thread;
-  float4* mine = parts + SlotOf(p, static_cast<int>(blockIdx.y), row_tile) * kFours * V::kThreads;
+  const auto along_x = static_cast<int64_t>(blockIdx.x);
+  return reinterpret_cast<float4*>(p.parts) + along_x * 2 * p.cut.stretches * kFours * V::kThreads +
+         threadIdx.x;
+}
+
+// This block's part of a row of tiles goes to the workspace. HandInParts says so to the others.
+template <class V>
+__device__ __forceinline__ void StorePart(const Params& p, const Stretch& stretch, int row_tile,
+                                          const Sums<V>& all) {
+  constexpr int kFours = V::kWTiles * V::kTiles;
+  const int slot = SlotOf(p, stretch, row_tile);
+  float4* mine = PartsOfThread<V>(p) + static_cast<int64_t>(slot) * kFours * V::kThreads;
 #pragma unroll
   for (int i = 0; i < kFours; ++i) {
     const float(&part)[4] = all[i / V::kTiles][i % V::kTiles];
@@ -62,19 +83,6 @@ __device__ __forceinline__ bool SumParts(const Params& p, int row_tile, int firs
                         ptx::BitsOfFloat(part[2]), ptx::BitsOfFloat(part[3])};
     ptx::StoreGlobal16(mine + i * V::kThreads, bits);
   }
-  auto* is_last = reinterpret_cast<uint32_t*>(stage);
-  uint32_t* counter = p.counters + along_x * p.cut.row_tiles + row_tile;
-  ptx::SyncThreads();
-  if (thread == 0) {
-    ptx::Fence();
-    *is_last = ptx::AtomicAdd(counter, 1) == static_cast<uint32_t>(last - first);
-    ptx::Fence();
-    if (*is_last != 0) *counter = 0;
-  }
-  ptx::SyncThreads();
-  if (*is_last == 0) return false;
-  AddParts<V>(p, parts, row_tile, first, last, all);
-  return true;
 }
 
 // y[at], as it was.
@@ -174,18 +182,68 @@ __device__ __forceinline__ void StoreTile(const Params& p, int row_tile, int fir
 }
 
 // What the block has summed of the row of tiles that `tile` is the last one of in its stretch, to y
-// or to the parts; `stage` is what it was multiplied from.
+// where that has all of them, else to the parts. `stage` is what it was multiplied from; whether it
+// was written to.
 template <class V>
-__device__ __forceinline__ void Finish(const Params& p, int tile, int first_row, uint8_t* stage,
-                                       Sums<V>& all) {
-  const int row_tile = tile / p.cut.col_tiles;
-  const int first = p.cut.StretchOf(row_tile * p.cut.col_tiles),
-            last = p.cut.StretchOf((row_tile + 1) * p.cut.col_tiles - 1);
-  ptx::SyncThreads();  // nobody reads the stage any more
-  if (first < last) {
-    if (!SumParts<V>(p, row_tile, first, last, stage, all)) return;
+__device__ __forceinline__ bool FinishRow(const Params& p, int tile, const Stretch& stretch,
+                                          int first_row, uint8_t* stage, const Sums<V>& all) {
+  const int row_tile = tile / p.cut.col_tiles, first = row_tile * p.cut.col_tiles;
+  if (stretch.begin <= first && tile + 1 == first + p.cut.col_tiles) {
+    StoreTile<V>(p, row_tile, first_row, stage, all);
+    return true;
   }
-  StoreTile<V>(p, row_tile, first_row, stage, all);
+  StorePart<V>(p, stretch, row_tile, all);
+  return false;
+}
+
+// By one thread once the block's part is stored: whether the parts of a row of tiles are all there.
+__device__ __forceinline__ bool IsLastPart(const Params& p, int row_tile) {
+  uint32_t* counter = p.counters + static_cast<int>(blockIdx.x) * p.cut.row_tiles + row_tile;
+  const int others = p.cut.StretchOf((row_tile + 1) * p.cut.col_tiles - 1) -
+                     p.cut.StretchOf(row_tile * p.cut.col_tiles);
+  ptx::Fence();
+  if (ptx::AtomicAdd(counter, 1) != static_cast<uint32_t>(others)) return false;
+  ptx::Fence();
+  *counter = 0;
+  return true;
+}
+
+// The row of tiles that a stretch has the last (else the first) tiles of but not all; -1: none. Of
+// one row, it is the first.
+__device__ __forceinline__ int PartialRow(const Params& p, const Stretch& stretch, bool last) {
+  const int cols = p.cut.col_tiles, first_row = stretch.begin / cols,
+            last_row = (stretch.end - 1) / cols;
+  const bool of_last = stretch.end < (last_row + 1) * cols;
+  if (last) return of_last && first_row < last_row ? last_row : -1;
+  const bool of_first = stretch.begin > first_row * cols || (first_row == last_row && of_last);
+  return of_first ? first_row : -1;
+}
+
+// Rows of tiles that the block's stretches do not have whole: whoever comes last of a row's parts
+// adds them. At the end for all, since it takes a turn to memory that waits for the stores, and one
+// more. Two stages at `stages` are free for all threads after a barrier.
+template <class V>
+__device__ __forceinline__ void HandInParts(const Params& p, int first_row, uint8_t* stages,
+                                            Sums<V>& all) {
+  constexpr int kParts = 2 * V::kStretches;
+  auto* complete = reinterpret_cast<int32_t*>(stages + p.stage_bytes);  // rows, -1: not
+  ptx::SyncThreads();                                                   // the parts are stored
+  const int mine = static_cast<int>(threadIdx.x) / 32;
+  if (threadIdx.x % 32 == 0 && mine < kParts) {
+    const int number = static_cast<int>(blockIdx.y) * V::kStretches + mine / 2;
+    int row = -1;
+    if (number < p.cut.stretches) row = PartialRow(p, Stretch(p, number), mine % 2 != 0);
+    complete[mine] = row >= 0 && IsLastPart(p, row) ? row : -1;
+  }
+  ptx::SyncThreads();
+#pragma unroll 1
+  for (int i = 0; i < kParts; ++i) {
+    const int row = complete[i];
+    if (row < 0) continue;
+    AddParts<V>(p, PartsOfThread<V>(p), row, p.cut.StretchOf(row * p.cut.col_tiles),
+                p.cut.StretchOf((row + 1) * p.cut.col_tiles - 1), all);
+    StoreTile<V>(p, row, first_row, stages, all);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/tiled_load.cuh"
 #include "kernels/cuda/tiled_start.cuh"
 #include "kernels/cuda/tiled_stretch.cuh"
 
@@ -12,9 +13,11 @@ namespace {
 template <class V>
 __global__ void __launch_bounds__(V::kThreads, V::kBlocks)
     TiledKernel(const __grid_constant__ Params p) {
-  MultiplyStretch<V>(p, [&p](const uint8_t* stage, Sums<V>& part, Sums<V>& all) {
-    MultiplyTile<V>(p, stage, part, all);
-  });
+  MultiplyStretch<V, CopiedStages<V>>(
+      p, [&p](const uint8_t* stage, Sums<V>& part, Sums<V>& all, auto load_next) {
+        load_next();
+        MultiplyTile<V>(p, stage, part, all);
+      });
 }
 
 struct WarpKernels {

@@ -51,19 +51,19 @@ struct TiledLinear {
   // Weights are read while the kernels that write x and group_sums may still run (sm_90); the
   // launch is a dependent one (launch.cuh).
   bool early_weights = false;
-  // The device has products of warp groups (compute capability 9.0): they are used where
-  // HasWarpGroups, in a program that is compiled for them (sm_90a).
+  // The device has products of warp groups and bulk copies (compute capability 9.0): they are used
+  // where HasWarpGroups, in a program that is compiled for them (sm_90a).
   bool warp_groups = false;
+  // Of warp groups: tiles in shared memory, two at least; 0 is as many as fit. What benchmarks
+  // vary.
+  int32_t most_stages = 0;
   void* workspace =
       nullptr;  // TiledWorkspaceBytes, zeros before the first call; a call leaves them usable
 };
 
-// Whether warp groups multiply so many rows of x: where groups of columns end after no fewer than
-// four products, which run on while the next operands are decoded, and from the rows on that they
-// are faster for (docs/benchmarks/gpu).
-constexpr bool HasWarpGroups(const TiledLayout& layout, int32_t rows) {
-  return layout.group >= 64 && rows > (Is4Bit(layout.codes) ? 8 : 32);
-}
+// Whether warp groups can multiply with it: where groups of columns end after no fewer than four
+// products, which run on while the next operands are decoded.
+constexpr bool HasWarpGroups(const TiledLayout& layout) { return layout.group >= 64; }
 
 // How the tiles of a call's matrices, row after row, are cut into stretches of equal length, a
 // block each: by the matrices' shapes, never by rows of x or the device, since it decides in which
@@ -98,8 +98,8 @@ int64_t TiledWorkspaceBytes(const TiledLinear& call);
 // sums; else the launch's error.
 cudaError_t LaunchTiledLinear(const TiledLinear& call, cudaStream_t stream);
 
-// sums[g][r] = the f32 sum of x[r] over columns g * group .. , 0 past the last column; of all of
-// the call's matrices.
+// sums[g][r] = the f32 sum of x[r] over columns g * group .. , 0 past the last column and the last
+// row; of all of the call's matrices.
 //   sums [GroupSumsGroups(layout), GroupSumsStride(rows)] f32, 16-byte aligned
 // Errors as above.
 constexpr int32_t GroupSumsGroups(const TiledLayout& layout) {

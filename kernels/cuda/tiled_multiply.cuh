@@ -76,8 +76,8 @@ template <class V>
 __device__ __forceinline__ void CloseGroupAt(const Params& p, const uint8_t* stage, int end,
                                              Sums<V>& part, Sums<V>& all) {
   if constexpr (!V::kRowScales) {
-    if (end % V::Codes::kLeastGroup != 0 || end % p.group != 0) return;
-    CloseGroup<V>(p, stage, end / p.group - 1, part, all);
+    if (end % V::Codes::kLeastGroup != 0 || (end & (p.group - 1)) != 0) return;
+    CloseGroup<V>(p, stage, (end >> p.group_shift) - 1, part, all);
   }
 }
 

@@ -2,6 +2,8 @@
 // `Kernels` starts the one for a call's number of rows (tiled_linear.cuh, tiled_groups.cuh).
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "kernels/cuda/tiled_params.cuh"
@@ -13,8 +15,12 @@ template <class Half>
 CodeConstants ConstantsOf(const TiledLayout& layout) {
   CodeConstants constants = {};
   const int zero = layout.codes == TiledCodes::kInt8 ? 128 : layout.zero;
-  const uint32_t base = Half::HostFromFloat(-(Half::kCodeBase + static_cast<float>(zero)));
-  constants.minus_base = base | base << 16;
+  const auto twice = [](float value) {
+    const uint32_t half = Half::HostFromFloat(value);
+    return half | half << 16;
+  };
+  constants.minus_base = twice(-(Half::kCodeBase + static_cast<float>(zero)));
+  constants.minus_upper = twice(-(Half::kCodeBase / 16 + static_cast<float>(zero)));
   for (int plane = 0; plane < 2; ++plane) {
     for (int i = 0; i < 16; ++i) {
       const uint32_t byte = Half::HostFromFloat(layout.table[i]) >> (8 * plane) & 0xFF;
@@ -40,6 +46,22 @@ inline void FillWeights(const TiledLinear& call, Params& p) {
   }
 }
 
+// How many stages a block of warp groups has, and where x lies.
+template <class V>
+cudaError_t PlanGroups(const TiledLinear& call, Params& p) {
+  constexpr int kPattern = 1024;  // what products of warp groups have every stage begin at
+  p.stage_bytes = (p.stage_bytes + kPattern - 1) / kPattern * kPattern;
+  constexpr int kLeast = 2;  // one is loaded while the other is multiplied
+  const int most = call.most_stages > 0 ? std::max(call.most_stages, kLeast) : V::kMostStages;
+  p.stages = std::min(most, V::kSharedBytes / (p.stage_bytes + kStageBarrierBytes));
+  return MakeTensorMap({.values = call.x,
+                        .rows = call.rows,
+                        .cols = p.w_cols,
+                        .stride = call.x_stride,
+                        .box_rows = V::kRows},
+                       &p.x_map);
+}
+
 template <class V>
 cudaError_t Start(const TiledLinear& call, void (*kernel)(Params), cudaStream_t stream) {
   const TiledLayout& layout = call.weights[0].layout;
@@ -57,6 +79,7 @@ cudaError_t Start(const TiledLinear& call, void (*kernel)(Params), cudaStream_t 
   p.sums_stride = GroupSumsStride(call.rows);
   p.w_cols = layout.cols;
   p.group = layout.group;
+  p.group_shift = std::countr_zero(static_cast<uint32_t>(layout.group));
   p.accumulate = call.accumulate;
   p.f32_y = call.f32_y;
   p.early_weights = call.early_weights;
@@ -65,11 +88,15 @@ cudaError_t Start(const TiledLinear& call, void (*kernel)(Params), cudaStream_t 
   p.codes = ConstantsOf<typename V::Half>(layout);
   const int groups = V::kCols / layout.group;
   p.stage_bytes = V::kXStageBytes + p.tile_bytes + (V::kOffsets ? groups * V::kRows * 4 : 0);
-  constexpr int kPattern = 1024;  // what products of warp groups have every stage begin at
-  if (V::kGroups) p.stage_bytes = (p.stage_bytes + kPattern - 1) / kPattern * kPattern;
-  const auto shared = static_cast<size_t>(V::kStages) * static_cast<size_t>(p.stage_bytes);
+  p.stages = V::kStages;
+  size_t shared = 0;
+  if constexpr (V::kGroups) {
+    if (const cudaError_t error = PlanGroups<V>(call, p); error != cudaSuccess) return error;
+    shared = static_cast<size_t>(p.stages) * kStageBarrierBytes;
+  }
+  shared += static_cast<size_t>(p.stages) * static_cast<size_t>(p.stage_bytes);
   const dim3 grid(static_cast<uint32_t>((call.rows + V::kRows - 1) / V::kRows),
-                  static_cast<uint32_t>(p.cut.stretches));
+                  static_cast<uint32_t>((p.cut.stretches + V::kStretches - 1) / V::kStretches));
   return Launch(kernel, {grid, dim3(V::kThreads), shared, stream, call.early_weights}, p);
 }
 

@@ -4,44 +4,47 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/ptx_warp_group.cuh"
 #include "kernels/cuda/tiled_finish.cuh"
-#include "kernels/cuda/tiled_load.cuh"
 #include "kernels/cuda/tiled_multiply.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-// grid: (blocks along x of kRows rows, stretches of tiles). Blocks of one stretch are neighbours,
-// so that its tiles come from memory once.
-//   multiply(stage, part, all)   adds the stage's product to the sums of a group, and ended groups
-//                                to all (kRow: unscaled and without groups, part is all)
-template <class V, class Multiply>
+// grid: (blocks along x of kRows rows, stretches of tiles, kStretches a block). Blocks of one
+// stretch are neighbours, so that its tiles come from memory once.
+//   Stages   CopiedStages or BulkStages
+//   multiply(stage, part, all, load_next)
+//            adds the stage's product to the sums of a group, and ended groups to all (kRow:
+//            unscaled and without groups, part is all); calls load_next where it waits least
+template <class V, class Stages, class Multiply>
 __device__ __forceinline__ void MultiplyStretch(const Params& p, Multiply multiply) {
   uint8_t* shared = &SharedMemory<uint8_t>();
-  const uint32_t stages = ptx::SharedAddress(shared);
   const int first_row = static_cast<int>(blockIdx.x) * V::kRows;
-  const int begin = p.cut.BeginOf(static_cast<int>(blockIdx.y)),
-            end = p.cut.BeginOf(static_cast<int>(blockIdx.y) + 1);
+  int number = static_cast<int>(blockIdx.y) * V::kStretches;  // the stretch's
+  const int begin = p.cut.BeginOf(number), end = EndOfBlock<V>(p);
+  int stretch_end = p.cut.BeginOf(number + 1);
   Sums<V> part = {}, all = {};
-  Loader<V> loader(p, begin);
-  LoadFirstStages<V>(p, stages, begin, end, first_row, loader);
+  Stages stages(p, ptx::SharedAddress(shared), begin, end, first_row);
+  ptx::LaunchDependents();
   int left = p.cut.col_tiles - begin % p.cut.col_tiles;  // tiles of this row of them
-  for (int tile = begin, stage = 0; tile < end; ++tile) {
-    ptx::WaitCopies<V::kStages - 2>();
-    if constexpr (V::kGroups) ptx::OrderSharedForProducts();
-    ptx::SyncThreads();  // everyone's copies are there, and nobody reads the stage that is filled
-                         // next
-    LoadNextStage<V>(p, stages, stage, tile, end, first_row, loader);
-    multiply(shared + stage * p.stage_bytes, V::kRowScales ? all : part, all);
-    if (--left == 0 || tile + 1 == end) {
-      Finish<V>(p, tile, first_row, shared + stage * p.stage_bytes, all);
+  for (int tile = begin; tile < end; ++tile) {
+    uint8_t* stage = shared + stages.Wait(p) * p.stage_bytes;
+    multiply(stage, V::kRowScales ? all : part, all, [&] { stages.LoadNext(p); });
+    bool wrote = false;
+    const bool ends_row = --left == 0;
+    const bool ends_stretch = tile + 1 == (V::kStretches == 1 ? end : stretch_end);
+    if (ends_row || ends_stretch) {
+      // Not kept over the loop where registers are short.
+      const Stretch stretch(p, V::kStretches == 1 ? static_cast<int>(blockIdx.y) : number);
+      wrote = FinishRow<V>(p, tile, stretch, first_row, stage, all);
       Clear<V>(all);
-      left = p.cut.col_tiles;
+      if (ends_row) left = p.cut.col_tiles;
+      if (V::kStretches > 1 && ends_stretch) stretch_end = p.cut.BeginOf(++number + 1);
     }
-    stage = stage == V::kStages - 1 ? 0 : stage + 1;
+    stages.Release(p, wrote);
   }
-  ptx::WaitCopies<0>();
+  stages.End();
+  HandInParts<V>(p, first_row, shared, all);
 }
 
 }  // namespace

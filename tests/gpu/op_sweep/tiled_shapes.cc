@@ -1,6 +1,7 @@
-// The tiled linear by warps and by warp groups, for the matrices of the 8B shape as the backend
-// launches them, and k also apart: what only a device can choose between. Straight on the kernel,
-// one launch after another on a stream of its own.
+// The tiled linear by warps and by warp groups, these with as many stages as fit and with three,
+// for the matrices of the 8B shape as the backend launches them, and k also apart: what only a
+// device can choose between. Straight on the kernel, one launch after another on a stream of its
+// own.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -28,6 +29,13 @@ constexpr struct {
     {"nf4-g64", {.group = 64, .codes = TiledCodes::kLut4}},
     {"fp8", {.group = 64, .codes = TiledCodes::kE4m3, .scales = TiledScales::kRow}},
 };
+
+// The ways to multiply.
+constexpr struct {
+  const char* name;
+  bool warp_groups;
+  int32_t most_stages;
+} kWays[] = {{"warps", false, 0}, {"warp groups", true, 0}, {"warp groups, 3 stages", true, 3}};
 
 // The matrices of one launch.
 struct Matrices {
@@ -96,11 +104,13 @@ class Calls {
   size_t size() const { return calls_.size(); }
 
   // Seconds of all calls, `times` times.
-  absl::StatusOr<double> Run(bool warp_groups, int64_t times, cudaStream_t stream) const {
+  absl::StatusOr<double> Run(bool warp_groups, int32_t most_stages, int64_t times,
+                             cudaStream_t stream) const {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < times; ++i) {
       for (TiledLinear call : calls_) {
         call.warp_groups = warp_groups;
+        call.most_stages = most_stages;
         NIBBLE_RETURN_IF_ERROR(Told(LaunchTiledLinear(call, stream)));
       }
     }
@@ -129,20 +139,21 @@ absl::Status SweepTiledShapes(const MakeBackend& make, const Options& options, R
   const std::unique_ptr<CUstream_st, decltype(&cudaStreamDestroy)> owned(stream, cudaStreamDestroy);
   for (const auto& [name, layout] : kFormats) {
     for (const Matrices& matrices : AllMatrices(options)) {
-      for (const int32_t rows : {16, 32, 64, 256}) {
+      for (const int32_t rows : {1, 8, 16, 32, 64, 128, 256}) {
         NIBBLE_ASSIGN_OR_RETURN(const Calls calls,
                                 Calls::Create(*backend, options, layout, matrices, rows));
         NIBBLE_RETURN_IF_ERROR(backend->Synchronize());
-        for (const bool warp_groups : {false, true}) {
-          if (warp_groups && !cuda::HasWarpGroups(layout, rows)) continue;
+        for (const auto& [way, warp_groups, most_stages] : kWays) {
           Figure figure{.op = "tiled_linear",
-                        .variant = std::string(name) + (warp_groups ? ", warp groups" : ", warps"),
+                        .variant = std::string(name) + ", " + way,
                         .shape = matrices.name,
                         .rows = rows};
           figure.bytes = calls.bytes();
           for (const int32_t out : matrices.outs)
             figure.flops += 2 * int64_t{rows} * out * matrices.in;
-          const auto run = [&](int64_t times) { return calls.Run(warp_groups, times, stream); };
+          const auto run = [&](int64_t times) {
+            return calls.Run(warp_groups, most_stages, times, stream);
+          };
           NIBBLE_RETURN_IF_ERROR(
               TimeRuns(options, static_cast<int32_t>(calls.size()), run, figure));
           report(figure);

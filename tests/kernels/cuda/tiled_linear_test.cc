@@ -223,8 +223,8 @@ TEST_P(TiledRowsTest, GivesTheSameBitsByWarpGroups) {
     const int32_t cols_of_4bit = group == 64 ? 704 : 768;
     const Weight weight(format.Of(150, is_4bit ? cols_of_4bit : 384), 23);
     ASSERT_EQ(PartsOf({&weight}), (std::vector<int>{2, 2}));
-    for (const int32_t rows : {9, 17, 32, 33, 64, 66, 128, 130}) {
-      if (!HasWarpGroups(weight.layout(), rows)) continue;
+    for (const int32_t rows : {1, 8, 9, 17, 32, 33, 64, 66, 128, 130}) {
+      if (!HasWarpGroups(weight.layout())) continue;
       const DType dtype = rows % 2 == 0 ? DType::kBf16 : DType::kF16;
       const std::vector<uint16_t> x =
           UnlikeHalves(dtype, static_cast<size_t>(rows) * weight.cols());
@@ -274,6 +274,25 @@ TEST(TiledLinear, GivesTheSameBitsInEveryOrderOfBlocksAndThreads) {
   for (uint32_t seed = 1; seed <= 5; ++seed) {
     TheGpu().SetSeed(seed);
     EXPECT_EQ(Multiply(weight, x, {.calls = 2}), expected) << "seed " << seed;
+  }
+  TheGpu().SetSeed(0);
+}
+
+// The warps of those go through a stretch each for itself, with any number of stages. Two
+// of its rows of tiles end within a stretch, at 130 rows of x within a block's second one.
+TEST(TiledLinear, GivesTheSameBitsByWarpGroupsOfAnyStages) {
+  const Weight weight({.rows = 300, .cols = 1792, .group = 64, .offsets = true}, 29);
+  for (const int32_t rows : {3, 40, 130}) {
+    const std::vector<uint16_t> x = RandomHalves(DType::kF16, static_cast<size_t>(rows) * 1792, 5);
+    const std::vector<uint16_t> expected = Multiply(weight, x, {.dtype = DType::kF16});
+    for (const int32_t stages : {1, 2, 3, 0}) {
+      TheGpu().SetSeed(static_cast<uint32_t>(stages + 1));
+      EXPECT_EQ(
+          Multiply(weight, x,
+                   {.dtype = DType::kF16, .calls = 2, .warp_groups = true, .most_stages = stages}),
+          expected)
+          << rows << " rows, " << stages << " stages";
+    }
   }
   TheGpu().SetSeed(0);
 }
@@ -394,6 +413,13 @@ class TiledCountsTest : public testing::TestWithParam<TiledFormat> {
                 static_cast<unsigned long long>(blocks));
     if (warp_groups) {
       EXPECT_EQ(counts.matrix_loads, 0u);
+      // Of a stage one copy of the tile, one of x for each 64 columns, one of sums for each group.
+      const TiledLayout& layout = weight.layout();
+      const int32_t cols = TileCols(layout.codes), sums = layout.offsets ? cols / layout.group : 0;
+      const int32_t stages = RowTiles(layout) * ColTiles(layout);
+      EXPECT_EQ(counts.bulk_copies, static_cast<uint64_t>(stages * (1 + cols / 64 + sums)));
+    } else {
+      EXPECT_EQ(counts.bulk_copies, 0u);
     }
   }
 };
@@ -408,11 +434,7 @@ TEST_P(TiledCountsTest, AsksForTheBytesItNeedsWithoutConflicts) {
 TEST_P(TiledCountsTest, AsksForTheSameByWarpGroups) {
   TiledFormat format = GetParam();
   if (format.spec.group != 0) format.spec.group = 128;
-  if (format.is_4bit()) {
-    HoldCounts(format, 16, true, 2);
-    HoldCounts(format, 32, true, 2);
-  }
-  HoldCounts(format, 64, true, 2);
+  for (const int32_t rows : {1, 16, 32, 64}) HoldCounts(format, rows, true, 2);
   HoldCounts(format, 128, true, 1);
   if (format.spec.format == Format::kFp8 || format.spec.group == 0) return;
   format.spec.group = 64;  // the most bytes of scales, and of sums, a stage

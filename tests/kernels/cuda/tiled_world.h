@@ -66,6 +66,7 @@ struct MultiplyOptions {
   int calls = 1;            // with one workspace
   bool count_sums = false;  // the launch of group sums, too, in the emulator's counts
   bool warp_groups = false;
+  int32_t most_stages = 0;
 };
 
 // y [rows of x, rows of all weights], by one launch.
@@ -94,6 +95,7 @@ inline std::vector<uint16_t> MultiplyTogether(const std::vector<const Weight*>& 
   }
   call.dtype = options.dtype;
   call.warp_groups = options.warp_groups;
+  call.most_stages = options.most_stages;
   call.x = device_x.data();
   call.x_stride = cols;
   call.workspace = workspace_bytes > 0 ? workspace.data() : nullptr;
