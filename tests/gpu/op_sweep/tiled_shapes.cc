@@ -1,7 +1,6 @@
 // The tiled linear by warps and by warp groups, these with as many stages as fit and with three,
-// for the matrices of the 8B shape as the backend launches them, and k also apart: what only a
-// device can choose between. Straight on the kernel, one launch after another on a stream of its
-// own.
+// for the matrices of the 8B shape as the backend launches them: what only a device can choose
+// between. Straight on the kernel, one launch after another on a stream of its own.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -47,7 +46,6 @@ struct Matrices {
 std::vector<Matrices> AllMatrices(const Options& options) {
   if (options.small) return {{"small", {256, 128}, 128}};
   return {{"qkv", {4096, 1024, 1024}, 4096},
-          {"k", {1024}, 4096},
           {"o", {4096}, 4096},
           {"gate_up", {14336, 14336}, 4096},
           {"down", {4096}, 14336}};
@@ -139,7 +137,7 @@ absl::Status SweepTiledShapes(const MakeBackend& make, const Options& options, R
   const std::unique_ptr<CUstream_st, decltype(&cudaStreamDestroy)> owned(stream, cudaStreamDestroy);
   for (const auto& [name, layout] : kFormats) {
     for (const Matrices& matrices : AllMatrices(options)) {
-      for (const int32_t rows : {1, 8, 16, 32, 64, 128, 256}) {
+      for (const int32_t rows : {1, 16, 32, 64, 128, 256}) {
         NIBBLE_ASSIGN_OR_RETURN(const Calls calls,
                                 Calls::Create(*backend, options, layout, matrices, rows));
         NIBBLE_RETURN_IF_ERROR(backend->Synchronize());
