@@ -60,22 +60,29 @@ __device__ __forceinline__ void AddParts(const Params& p, const float4* parts, i
   }
 }
 
-// Where this thread's fours of the parts begin, of the block's rows of x.
-template <class V>
-__device__ __forceinline__ float4* PartsOfThread(const Params& p) {
-  constexpr int kFours = V::kWTiles * V::kTiles;
-  const auto along_x = static_cast<int64_t>(blockIdx.x);
-  return reinterpret_cast<float4*>(p.parts) + along_x * 2 * p.cut.stretches * kFours * V::kThreads +
-         threadIdx.x;
+// By one thread once the block's part is stored: whether all of a row's parts are there, which are
+// those of stretches first .. last.
+__device__ __forceinline__ bool IsLastPart(const Params& p, int row_tile, int first, int last) {
+  uint32_t* counter = p.counters + static_cast<int>(blockIdx.x) * p.cut.row_tiles + row_tile;
+  ptx::Fence();
+  if (ptx::AtomicAdd(counter, 1) != static_cast<uint32_t>(last - first)) return false;
+  ptx::Fence();
+  *counter = 0;
+  return true;
 }
 
-// This block's part of a row of tiles goes to the workspace. HandInParts says so to the others.
+// A stretch's part of a row of tiles goes to the workspace; the last block to bring one takes the
+// sum of all. False for the others. Each part where its tiles end: kept for the block's end, all
+// would be written and added when no block multiplies any more. The stage's reads are over after a
+// barrier.
 template <class V>
-__device__ __forceinline__ void StorePart(const Params& p, const Stretch& stretch, int row_tile,
-                                          const Sums<V>& all) {
+__device__ __forceinline__ bool SumParts(const Params& p, const Stretch& stretch, int row_tile,
+                                         uint8_t* stage, Sums<V>& all) {
   constexpr int kFours = V::kWTiles * V::kTiles;
-  const int slot = SlotOf(p, stretch, row_tile);
-  float4* mine = PartsOfThread<V>(p) + static_cast<int64_t>(slot) * kFours * V::kThreads;
+  const auto along_x = static_cast<int64_t>(blockIdx.x);
+  auto* parts = reinterpret_cast<float4*>(p.parts) +
+                along_x * 2 * p.cut.stretches * kFours * V::kThreads + threadIdx.x;
+  float4* mine = parts + SlotOf(p, stretch, row_tile) * kFours * V::kThreads;
 #pragma unroll
   for (int i = 0; i < kFours; ++i) {
     const float(&part)[4] = all[i / V::kTiles][i % V::kTiles];
@@ -83,6 +90,15 @@ __device__ __forceinline__ void StorePart(const Params& p, const Stretch& stretc
                         ptx::BitsOfFloat(part[2]), ptx::BitsOfFloat(part[3])};
     ptx::StoreGlobal16(mine + i * V::kThreads, bits);
   }
+  const int first = p.cut.StretchOf(row_tile * p.cut.col_tiles),
+            last = p.cut.StretchOf((row_tile + 1) * p.cut.col_tiles - 1);
+  auto* is_last = reinterpret_cast<uint32_t*>(stage);
+  ptx::SyncThreads();
+  if (threadIdx.x == 0) *is_last = IsLastPart(p, row_tile, first, last) ? 1 : 0;
+  ptx::SyncThreads();
+  if (*is_last == 0) return false;
+  AddParts<V>(p, parts, row_tile, first, last, all);
+  return true;
 }
 
 // y[at], as it was.
@@ -182,68 +198,15 @@ __device__ __forceinline__ void StoreTile(const Params& p, int row_tile, int fir
 }
 
 // What the block has summed of the row of tiles that `tile` is the last one of in its stretch, to y
-// where that has all of them, else to the parts. `stage` is what it was multiplied from; whether it
-// was written to.
+// where that has all of them, else to the parts. `stage` is what it was multiplied from, and is
+// written to.
 template <class V>
-__device__ __forceinline__ bool FinishRow(const Params& p, int tile, const Stretch& stretch,
-                                          int first_row, uint8_t* stage, const Sums<V>& all) {
+__device__ __forceinline__ void FinishRow(const Params& p, int tile, const Stretch& stretch,
+                                          int first_row, uint8_t* stage, Sums<V>& all) {
   const int row_tile = tile / p.cut.col_tiles, first = row_tile * p.cut.col_tiles;
-  if (stretch.begin <= first && tile + 1 == first + p.cut.col_tiles) {
-    StoreTile<V>(p, row_tile, first_row, stage, all);
-    return true;
-  }
-  StorePart<V>(p, stretch, row_tile, all);
-  return false;
-}
-
-// By one thread once the block's part is stored: whether the parts of a row of tiles are all there.
-__device__ __forceinline__ bool IsLastPart(const Params& p, int row_tile) {
-  uint32_t* counter = p.counters + static_cast<int>(blockIdx.x) * p.cut.row_tiles + row_tile;
-  const int others = p.cut.StretchOf((row_tile + 1) * p.cut.col_tiles - 1) -
-                     p.cut.StretchOf(row_tile * p.cut.col_tiles);
-  ptx::Fence();
-  if (ptx::AtomicAdd(counter, 1) != static_cast<uint32_t>(others)) return false;
-  ptx::Fence();
-  *counter = 0;
-  return true;
-}
-
-// The row of tiles that a stretch has the last (else the first) tiles of but not all; -1: none. Of
-// one row, it is the first.
-__device__ __forceinline__ int PartialRow(const Params& p, const Stretch& stretch, bool last) {
-  const int cols = p.cut.col_tiles, first_row = stretch.begin / cols,
-            last_row = (stretch.end - 1) / cols;
-  const bool of_last = stretch.end < (last_row + 1) * cols;
-  if (last) return of_last && first_row < last_row ? last_row : -1;
-  const bool of_first = stretch.begin > first_row * cols || (first_row == last_row && of_last);
-  return of_first ? first_row : -1;
-}
-
-// Rows of tiles that the block's stretches do not have whole: whoever comes last of a row's parts
-// adds them. At the end for all, since it takes a turn to memory that waits for the stores, and one
-// more. Two stages at `stages` are free for all threads after a barrier.
-template <class V>
-__device__ __forceinline__ void HandInParts(const Params& p, int first_row, uint8_t* stages,
-                                            Sums<V>& all) {
-  constexpr int kParts = 2 * V::kStretches;
-  auto* complete = reinterpret_cast<int32_t*>(stages + p.stage_bytes);  // rows, -1: not
-  ptx::SyncThreads();                                                   // the parts are stored
-  const int mine = static_cast<int>(threadIdx.x) / 32;
-  if (threadIdx.x % 32 == 0 && mine < kParts) {
-    const int number = static_cast<int>(blockIdx.y) * V::kStretches + mine / 2;
-    int row = -1;
-    if (number < p.cut.stretches) row = PartialRow(p, Stretch(p, number), mine % 2 != 0);
-    complete[mine] = row >= 0 && IsLastPart(p, row) ? row : -1;
-  }
-  ptx::SyncThreads();
-#pragma unroll 1
-  for (int i = 0; i < kParts; ++i) {
-    const int row = complete[i];
-    if (row < 0) continue;
-    AddParts<V>(p, PartsOfThread<V>(p), row, p.cut.StretchOf(row * p.cut.col_tiles),
-                p.cut.StretchOf((row + 1) * p.cut.col_tiles - 1), all);
-    StoreTile<V>(p, row, first_row, stages, all);
-  }
+  const bool is_whole = stretch.begin <= first && tile + 1 == first + p.cut.col_tiles;
+  if (!is_whole && !SumParts<V>(p, stretch, row_tile, stage, all)) return;
+  StoreTile<V>(p, row_tile, first_row, stage, all);
 }
 
 }  // namespace

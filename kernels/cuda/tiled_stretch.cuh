@@ -30,21 +30,21 @@ __device__ __forceinline__ void MultiplyStretch(const Params& p, Multiply multip
   for (int tile = begin; tile < end; ++tile) {
     uint8_t* stage = shared + stages.Wait(p) * p.stage_bytes;
     multiply(stage, V::kRowScales ? all : part, all, [&] { stages.LoadNext(p); });
-    bool wrote = false;
     const bool ends_row = --left == 0;
     const bool ends_stretch = tile + 1 == (V::kStretches == 1 ? end : stretch_end);
-    if (ends_row || ends_stretch) {
+    const bool is_finished = ends_row || ends_stretch;
+    if (is_finished) {
       // Not kept over the loop where registers are short.
       const Stretch stretch(p, V::kStretches == 1 ? static_cast<int>(blockIdx.y) : number);
-      wrote = FinishRow<V>(p, tile, stretch, first_row, stage, all);
+      FinishRow<V>(p, tile, stretch, first_row, stage, all);
+      Clear<V>(part);  // of no group: its registers are free for FinishRow
       Clear<V>(all);
       if (ends_row) left = p.cut.col_tiles;
       if (V::kStretches > 1 && ends_stretch) stretch_end = p.cut.BeginOf(++number + 1);
     }
-    stages.Release(p, wrote);
+    stages.Release(p, is_finished);
   }
   stages.End();
-  HandInParts<V>(p, first_row, shared, all);
 }
 
 }  // namespace
