@@ -86,7 +86,6 @@ NIBBLE_PTX void Pin(float (&d)[kTiles][4]) {
 #define NIBBLE_FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define NIBBLE_SIXTEEN(i) NIBBLE_FOUR(i), NIBBLE_FOUR(i + 1), NIBBLE_FOUR(i + 2), NIBBLE_FOUR(i + 3)
 #define NIBBLE_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0)
-#define NIBBLE_D4 "%0, %1, %2, %3"
 #define NIBBLE_D8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define NIBBLE_D16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NIBBLE_D32                                                         \
@@ -103,11 +102,7 @@ NIBBLE_PTX void Pin(float (&d)[kTiles][4]) {
   "wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " {" REGISTERS "}, {" A "}, " B \
   ", add, 1, 1, 0;}"
 #define NIBBLE_MULTIPLY_ANY(TYPE)                                                                \
-  if constexpr (kTiles == 1) {                                                                   \
-    asm volatile(NIBBLE_MULTIPLY("m64n8k16", TYPE, NIBBLE_D4, "%4, %5, %6, %7", "%8", "%9")      \
-                 : NIBBLE_FOUR(0)                                                                \
-                 : NIBBLE_OPERANDS);                                                             \
-  } else if constexpr (kTiles == 2) {                                                            \
+  if constexpr (kTiles == 2) {                                                                   \
     asm volatile(NIBBLE_MULTIPLY("m64n16k16", TYPE, NIBBLE_D8, "%8, %9, %10, %11", "%12", "%13") \
                  : NIBBLE_FOUR(0), NIBBLE_FOUR(1)                                                \
                  : NIBBLE_OPERANDS);                                                             \
@@ -144,7 +139,6 @@ NIBBLE_PTX void MultiplyBf16(float (&d)[kTiles][4], const uint32_t (&a)[4], uint
 #undef NIBBLE_FOUR
 #undef NIBBLE_SIXTEEN
 #undef NIBBLE_OPERANDS
-#undef NIBBLE_D4
 #undef NIBBLE_D8
 #undef NIBBLE_D16
 #undef NIBBLE_D32

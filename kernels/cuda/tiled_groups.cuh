@@ -1,6 +1,6 @@
-// The tiled linear's kernel for devices with warp groups and bulk copies (sm_90a): a warp decodes
-// 16 rows of W, each code once in a block, and the group's product takes rows of x from shared
-// memory as they lie there, while the warps decode what comes next.
+// The tiled linear's kernel for devices with warp groups and bulk copies (sm_90a), for more than a
+// few rows of x: a warp decodes 16 rows of W, each code once in a block, and the group's product
+// takes rows of x from shared memory as they lie there, while the warps decode what comes next.
 //
 // Elements of y are sums in the order of TiledKernel's, of the same products.
 #pragma once
@@ -83,8 +83,9 @@ __global__ void __launch_bounds__(V::kThreads, V::kBlocks)
 struct WarpGroupKernels {
   template <class Half, class Codes, TiledScales kScales, bool kOffsets = false>
   static cudaError_t Start(const TiledLinear& call, cudaStream_t stream) {
-    if (call.rows <= 8) return StartTiles<Half, Codes, kScales, kOffsets, 1>(call, stream);
-    if (call.rows <= 16) return StartTiles<Half, Codes, kScales, kOffsets, 2>(call, stream);
+    if constexpr (Is4Bit(Codes::kKind)) {  // HasWarpGroups
+      if (call.rows <= 16) return StartTiles<Half, Codes, kScales, kOffsets, 2>(call, stream);
+    }
     if (call.rows <= 32) return StartTiles<Half, Codes, kScales, kOffsets, 4>(call, stream);
     if (call.rows <= 64) return StartTiles<Half, Codes, kScales, kOffsets, 8>(call, stream);
     return StartTiles<Half, Codes, kScales, kOffsets, 16>(call, stream);

@@ -81,7 +81,7 @@ cudaError_t LaunchTiledLinear(const TiledLinear& call, cudaStream_t stream) {
       call.workspace != nullptr && (call.group_sums != nullptr || !layout.offsets);
   if (!is_complete) return cudaErrorInvalidValue;
   const bool is_bf16 = call.dtype == DType::kBf16;
-  if (kWarpGroups && call.warp_groups && HasWarpGroups(layout)) {
+  if (kWarpGroups && call.warp_groups && HasWarpGroups(layout, call.rows)) {
     if (Is4Bit(layout.codes))
       return (is_bf16 ? StartGroupsInt4Bf16 : StartGroupsInt4F16)(call, stream);
     if (layout.codes == TiledCodes::kInt8)

@@ -61,9 +61,12 @@ struct TiledLinear {
       nullptr;  // TiledWorkspaceBytes, zeros before the first call; a call leaves them usable
 };
 
-// Whether warp groups can multiply with it: where groups of columns end after no fewer than four
-// products, which run on while the next operands are decoded.
-constexpr bool HasWarpGroups(const TiledLayout& layout) { return layout.group >= 64; }
+// Whether warp groups multiply so many rows of x: where groups of columns end after no fewer than
+// four products, which run on while the next operands are decoded, and from the rows on that they
+// are faster for (kernels/cuda/README.md).
+constexpr bool HasWarpGroups(const TiledLayout& layout, int32_t rows) {
+  return layout.group >= 64 && rows > (Is4Bit(layout.codes) ? 8 : 16);
+}
 
 // How the tiles of a call's matrices, row after row, are cut into stretches of equal length, a
 // block each: by the matrices' shapes, never by rows of x or the device, since it decides in which

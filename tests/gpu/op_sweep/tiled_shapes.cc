@@ -142,6 +142,7 @@ absl::Status SweepTiledShapes(const MakeBackend& make, const Options& options, R
                                 Calls::Create(*backend, options, layout, matrices, rows));
         NIBBLE_RETURN_IF_ERROR(backend->Synchronize());
         for (const auto& [way, warp_groups, most_stages] : kWays) {
+          if (warp_groups && !cuda::HasWarpGroups(layout, rows)) continue;
           Figure figure{.op = "tiled_linear",
                         .variant = std::string(name) + ", " + way,
                         .shape = matrices.name,

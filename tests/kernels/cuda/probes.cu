@@ -194,7 +194,6 @@ cudaError_t StartGroupProduct(const GroupProbe& probe, const uint32_t* a, const 
 
 cudaError_t ProbeGroupProduct(const GroupProbe& probe, const uint32_t* a, const uint32_t* b,
                               float* d) {
-  if (probe.tiles == 1) return StartGroupProduct<1>(probe, a, b, d);
   if (probe.tiles == 2) return StartGroupProduct<2>(probe, a, b, d);
   if (probe.tiles == 4) return StartGroupProduct<4>(probe, a, b, d);
   if (probe.tiles == 8) return StartGroupProduct<8>(probe, a, b, d);

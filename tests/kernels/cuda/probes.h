@@ -16,7 +16,7 @@ cudaError_t ProbeMma(bool bf16, const uint32_t* a, const uint32_t* b, float* d);
 
 // d = a * b, or += with `add`, by one product of a warp group (sm_90a): registers of 128 threads in
 // the order [thread][register], a [128, 4], d [128, 4 tiles]; b [8 tiles, 64] 16-bit values as they
-// are to lie in shared memory, of which columns 16 step .. are multiplied. 1, 2, 4, 8 or 16 tiles.
+// are to lie in shared memory, of which columns 16 step .. are multiplied. 2, 4, 8 or 16 tiles.
 struct GroupProbe {
   bool bf16 = false, add = false;
   int tiles = 4, step = 0;
