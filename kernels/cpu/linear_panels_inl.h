@@ -57,19 +57,17 @@ void DequantizeInts(const WeightBlock& weight, int32_t k0, int32_t k1, int row0,
 template <class V, class Chunk>
 void DequantizePlainInts(const WeightBlock& weight, int32_t k0, int32_t k1, int row0,
                          float* panel) {
-  const auto dequantize = [&]<class Scales>() {
-    DequantizeInts<V, Chunk, Scales>(weight, k0, k1, row0, panel);
-  };
-  weight.has_offsets ? WithPlainScales<V, true>(weight, dequantize)
-                     : WithPlainScales<V, false>(weight, dequantize);
+  (weight.has_offsets
+       ? DequantizeInts<V, Chunk, PlainScales<V, true>>
+       : DequantizeInts<V, Chunk, PlainScales<V, false>>)(weight, k0, k1, row0, panel);
 }
 
 // Through the table itself, which the integer tiles may only approximate.
-template <class V, class Scales>
+template <class V>
 void DequantizeLut(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, float* panel) {
   const typename V::Table16 table = V::LoadTable16(weight.lut->values);
   const Int4Chunk<V> chunk(weight);
-  Scales scales(weight, row0);
+  PlainScales<V, false> scales(weight, row0);
   scales.Skip(k0 / weight.group);
   ScalePair<V> halves[2] = {ZeroPair<V>(), ZeroPair<V>()};
   for (int32_t k = k0; k < k1; k += kGroup) {
@@ -86,9 +84,9 @@ void DequantizeLut(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, 
 }
 
 // Groups of any number of columns. An e4m3 is loaded as 2^-8 of its value.
-template <class V, bool kE4m3, class Scales>
+template <class V, bool kE4m3>
 void DequantizeFp8(const WeightBlock& weight, int32_t k0, int32_t k1, int row0, float* panel) {
-  Scales scales(weight, row0);
+  PlainScales<V, false> scales(weight, row0);
   scales.Skip(k0 / weight.group);
   for (int32_t k = k0; k < k1;) {
     typename V::Floats scale = scales.Next().scale;
@@ -128,14 +126,11 @@ PanelFunction PanelFor(const WeightBlock& weight) {
     case Storage::kInt8:
       return DequantizePlainInts<V, Int8Chunk<V>>;
     case Storage::kLut4:
-      return WithPlainScales<V, false>(weight,
-                                       []<class Scales>() { return DequantizeLut<V, Scales>; });
+      return DequantizeLut<V>;
     case Storage::kE4m3:
-      return WithPlainScales<V, false>(
-          weight, []<class Scales>() { return DequantizeFp8<V, true, Scales>; });
+      return DequantizeFp8<V, true>;
     case Storage::kE5m2:
-      return WithPlainScales<V, false>(
-          weight, []<class Scales>() { return DequantizeFp8<V, false, Scales>; });
+      return DequantizeFp8<V, false>;
     case Storage::kBf16:
       return DequantizeFloats<V, false>;
     default:

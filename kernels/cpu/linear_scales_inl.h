@@ -26,48 +26,36 @@ ScalePair<V> ZeroPair() {
   return {V::ZeroFloats(), V::ZeroFloats()};
 }
 
-// Arrays of 16 scales of type kType, each followed by one of offsets where there are any.
-template <class V, ScaleType kType, bool kHasOffsets>
+// f32, f16 or e8m0: arrays of 16. kAllF16: known to be f16, for the formats of most files; asking
+// at every group costs their strips 2 %.
+template <class V, bool kHasOffsets, bool kAllF16 = false>
 struct PlainScales {
   static constexpr bool kOffsets = kHasOffsets;
-  static constexpr int32_t kBytes =  // of a scale
-      kType == ScaleType::kF32   ? 4
-      : kType == ScaleType::kF16 ? 2
-                                 : 1;
-  static constexpr int32_t kStep = kBlockRows * kBytes;
   const uint8_t* at;
+  ScaleType type;
+  int32_t step;  // bytes of 16 scales
 
-  PlainScales(const WeightBlock& weight, int row0) : at(weight.scales + row0 * kBytes) {}
+  PlainScales(const WeightBlock& weight, int row0)
+      : type(kAllF16 ? ScaleType::kF16 : weight.scale_type),
+        step(kBlockRows * (type == ScaleType::kF16   ? 2
+                           : type == ScaleType::kF32 ? 4
+                                                     : 1)) {
+    at = weight.scales + row0 * (step / kBlockRows);
+  }
   [[gnu::always_inline]] typename V::Floats NextArray() {
     const uint8_t* p = at;
     __builtin_prefetch(p + kPrefetchScaleBytes, 0, 3);
-    at += kStep;
-    if constexpr (kType == ScaleType::kF16) return V::LoadF16(p);
-    if constexpr (kType == ScaleType::kF32) return V::LoadFloats(p);
-    return V::AsFloats(V::template ShiftLeft<23>(V::WidenU8(p)));
+    at += step;
+    if (kAllF16 || type == ScaleType::kF16) return V::LoadF16(p);
+    if (kOffsets || type == ScaleType::kF32) return V::LoadFloats(p);
+    return V::AsFloats(V::template ShiftLeft<23>(V::WidenU8(p)));  // e8m0 has no offsets
   }
   [[gnu::always_inline]] ScalePair<V> Next() {
     const typename V::Floats scale = NextArray();
-    if constexpr (kOffsets) return {scale, NextArray()};
-    return {scale, V::ZeroFloats()};
+    return {scale, kOffsets ? NextArray() : V::ZeroFloats()};
   }
-  void Skip(int32_t groups) { at += static_cast<int64_t>(groups) * kStep * (kOffsets ? 2 : 1); }
+  void Skip(int32_t groups) { at += static_cast<int64_t>(groups) * step * (kOffsets ? 2 : 1); }
 };
-
-// with<Scales>() of the reader for the weight's plain scales, which are constants of the loop that
-// reads them. Only tables have e8m0 scales, and no offsets.
-template <class V, bool kOffsets, class With>
-auto WithPlainScales(const WeightBlock& weight, With&& with) {
-  if (weight.scale_type == ScaleType::kF16) {
-    return with.template operator()<PlainScales<V, ScaleType::kF16, kOffsets>>();
-  }
-  if constexpr (!kOffsets) {
-    if (weight.scale_type == ScaleType::kE8m0) {
-      return with.template operator()<PlainScales<V, ScaleType::kE8m0, false>>();
-    }
-  }
-  return with.template operator()<PlainScales<V, ScaleType::kF32, kOffsets>>();
-}
 
 // Q4_K and Q5_K. The 6-bit fields of a super-block are put together 64 bytes at a time when its
 // first group is read, all 16 rows of it: about 30 instructions for 8 groups.

@@ -72,12 +72,10 @@ template <class V, int kHalf, int T, class Chunk, class CodesOf>
   using Dot = typename V::template Dot<Chunk::kLimit>;
   constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
   typename Dot::Sum sums[T][kChains];
-#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     for (int c = 0; c < kChains; ++c) sums[t][c] = c == 0 ? Dot::Begin(dots[t]) : Dot::Zero();
   }
   const auto add = [&](typename V::Ints w, int column) __attribute__((always_inline)) {
-#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       auto& sum = sums[t][column / 4 % kChains];
       sum = Dot::Add(sum, w, codes_of(t) + column);
@@ -88,7 +86,6 @@ template <class V, int kHalf, int T, class Chunk, class CodesOf>
   } else {
     chunk.template ForHalf<kHalf>(codes, add);
   }
-#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     typename V::Ints dot = Dot::End(sums[t][0], dots[t]);
     for (int c = 1; c < kChains; ++c) dot = V::AddInts(dot, Dot::End(sums[t][c], V::ZeroInts()));
@@ -113,14 +110,12 @@ template <class V, int kHalf, int kZeroShift, int T, class Chunk, class CodesOf,
                                         typename V::Ints (&dots)[T]) {
   if constexpr (requires { chunk.low; }) {
     Dots<V, kHalf, kZeroShift, T>(chunk.high, codes, codes_of, minus_sum_of, dots);
-#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const auto zero = ZeroTerm<V, LutPlane<V>, kZeroShift>(minus_sum_of(t));
       dots[t] = V::AddInts(V::template ShiftLeft<8>(dots[t]), zero);
     }
     AddDots<V, kHalf, T>(chunk.low, codes, codes_of, dots);
   } else {
-#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) dots[t] = ZeroTerm<V, Chunk, kZeroShift>(minus_sum_of(t));
     AddDots<V, kHalf, T>(chunk, codes, codes_of, dots);
   }
@@ -192,7 +187,6 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
       Dots<V, kWholeChunk, kZeroShift, T>(
           chunk, codes, [&](int t) { return x.Codes(t); }, [&](int t) { return x.MinusSum(t); },
           dots);
-#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
         sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
@@ -225,7 +219,6 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
     Dots<V, kHalf, kZeroShift, T>(
         chunk, codes, [&](int t) { return x.Codes(t); },
         [&](int t) { return x.HalfMinusSum(kHalf, t); }, dots);
-#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const typename V::Floats both = V::Mul(group.scale, V::BroadcastFloat(x.Scale(t)));
       sums[t] = V::Fma(both, V::ToFloats(dots[t]), sums[t]);
@@ -245,23 +238,12 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
 using StripFunction = void (*)(const WeightBlock&, const uint8_t*, TileLayout, int, int,
                                const OutputTile&);
 
-// kHalf: a scale every 16 columns.
-template <class V, class Chunk, class Scales, int T, int kZeroShift, bool kHalf>
-constexpr StripFunction StripOf() {
-  if constexpr (kHalf) return HalfGroupStrip<V, Chunk, Scales, T, kZeroShift>;
-  if constexpr (!kHalf) return GroupStrip<V, Chunk, Scales, T, kZeroShift>;
-}
-
 // The strip of a format whose scales are plain arrays; kZeroShift is of the case without offsets.
-template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift, bool kHalf = false>
+template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift, bool kAllF16 = false>
 StripFunction PlainStripFor(const WeightBlock& weight) {
-  if (weight.has_offsets) {
-    return WithPlainScales<V, true>(weight, []<class Scales>() {
-      return StripOf<V, Chunk, Scales, T, kOffsetsZeroShift, kHalf>();
-    });
-  }
-  return WithPlainScales<V, false>(
-      weight, []<class Scales>() { return StripOf<V, Chunk, Scales, T, kZeroShift, kHalf>(); });
+  return weight.has_offsets
+             ? GroupStrip<V, Chunk, PlainScales<V, true, kAllF16>, T, kOffsetsZeroShift>
+             : GroupStrip<V, Chunk, PlainScales<V, false, kAllF16>, T, kZeroShift>;
 }
 
 template <class V, int T>
@@ -269,21 +251,27 @@ StripFunction Int4StripFor(const WeightBlock& weight) {
   if (weight.scale_type == ScaleType::kQ4K) {
     return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
   }
-  return weight.zero_point == 0 ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
-                                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
+  const bool zero = weight.zero_point == 0;
+  if (weight.scale_type == ScaleType::kF16) {
+    return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0, true>(weight)
+                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0, true>(weight);
+  }
+  return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
+              : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
 }
 
 template <class V, int T>
 StripFunction Int8StripFor(const WeightBlock& weight) {
-  return weight.group < kGroup ? PlainStripFor<V, Int8Chunk<V>, T, 7, 7, true>(weight)
-                               : PlainStripFor<V, Int8Chunk<V>, T, 7, 7>(weight);
+  if (weight.group >= kGroup) return PlainStripFor<V, Int8Chunk<V>, T, 7, 7>(weight);
+  return weight.has_offsets ? HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, true>, T, 7>
+                            : HalfGroupStrip<V, Int8Chunk<V>, PlainScales<V, false>, T, 7>;
 }
 
 // Tables have no offsets.
 template <class V, class Chunk, int T>
 StripFunction LutStripFor(const WeightBlock& weight) {
-  return weight.group < kGroup ? PlainStripFor<V, Chunk, T, 7, 7, true>(weight)
-                               : PlainStripFor<V, Chunk, T, 7, 7>(weight);
+  return weight.group < kGroup ? HalfGroupStrip<V, Chunk, PlainScales<V, false>, T, 7>
+                               : GroupStrip<V, Chunk, PlainScales<V, false>, T, 7>;
 }
 
 template <class V, int T>
