@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 PAGE = pathlib.Path(__file__).with_name("gpu-model.md")
-MEASURED = pathlib.Path(__file__).parent / "benchmarks/gpu/2026-11-26-h200-later"
+MEASURED = pathlib.Path(__file__).parent / "benchmarks/gpu/2026-11-26-h200-bulk"
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- {}: docs/gpu_model.py -->", "<!-- end -->"
 
