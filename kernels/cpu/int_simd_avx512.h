@@ -125,7 +125,7 @@ struct Avx512Ints {
     _mm512_mask_storeu_ps(y, rows, value);
   }
 
-  // --- quantizing rows of 32 columns; the two of eight rows are this policy's own: a reduction of
+  // --- quantizing rows of 32 columns; those of eight rows are this policy's own: a reduction of
   // eight registers at once takes a third of the instructions of eight alone
 
   // Lane t of the result is all 16 lanes of v[t] put together by `op`.
@@ -148,17 +148,37 @@ struct Avx512Ints {
     const Ints all = op(halves, _mm512_shuffle_i32x4(halves, halves, _MM_SHUFFLE(2, 3, 0, 1)));
     return _mm512_castsi512_si256(_mm512_shuffle_i32x4(all, all, _MM_SHUFFLE(2, 0, 2, 0)));
   }
+  // Bits of |x[i]| or |x[i + 16]|, the larger, in lane i.
+  static Ints Magnitudes32(const float* x) {
+    const Ints magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    return _mm512_max_epu32(
+        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x)), magnitude),
+        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x + 16)), magnitude));
+  }
+  // codes[i] = round(x[i] * inverse) of 16 columns, all 0 when inverse is; and as integers.
+  static Ints CodesOf16(const float* x, float inverse, uint8_t* codes) {
+    const __mmask16 keep = inverse != 0 ? 0xFFFF : 0;
+    const Ints ints =
+        _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(ints));
+    return ints;
+  }
+
+  // The largest bit pattern of |x[0 .. 31]|.
+  static uint32_t MaxMagnitude32(const float* x) {
+    return _mm512_reduce_max_epu32(Magnitudes32(x));
+  }
+  // codes[i] = round(x[i] * inverse), all 0 when inverse is; sum[h] = the sum of codes 16 h ..
+  static void Quantize32(const float* x, float inverse, uint8_t* codes, int32_t (&sum)[2]) {
+    for (int h = 0; h < 2; ++h) {
+      sum[h] = _mm512_reduce_add_epi32(CodesOf16(x + 16 * h, inverse, codes + 16 * h));
+    }
+  }
   // largest[t] = MaxMagnitude32(x + t * stride).
   static void MaxMagnitudes8(const float* x, int64_t stride, uint32_t* largest) {
-    const Ints magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     Ints rows[8];
 #pragma GCC unroll 8
-    for (int t = 0; t < 8; ++t) {
-      const float* row = x + t * stride;
-      rows[t] = _mm512_max_epu32(
-          _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(row)), magnitude),
-          _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(row + 16)), magnitude));
-    }
+    for (int t = 0; t < 8; ++t) rows[t] = Magnitudes32(x + t * stride);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(largest),
                         ReduceEach8(rows, [](Ints a, Ints b) { return _mm512_max_epu32(a, b); }));
   }
@@ -167,38 +187,12 @@ struct Avx512Ints {
                         int32_t* sums) {
     Ints rows[8];
 #pragma GCC unroll 8
-    for (int t = 0; t < 8; ++t) rows[t] = CodesOf32(x + t * stride, inverses[t], codes + 32 * t);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), ReduceEach8(rows, AddInts));
-  }
-  // Codes of 16 columns and the 16 behind them, added lane by lane.
-  static Ints CodesOf32(const float* x, float inverse, uint8_t* codes) {
-    const __mmask16 keep = inverse != 0 ? 0xFFFF : 0;
-    const __m512 factor = _mm512_set1_ps(inverse);
-    const Ints first = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x), factor));
-    const Ints last =
-        _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x + 16), factor));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(first));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), _mm512_cvtepi32_epi8(last));
-    return AddInts(first, last);
-  }
-
-  // The largest bit pattern of |x[0 .. 31]|.
-  static uint32_t MaxMagnitude32(const float* x) {
-    const Ints magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-    return _mm512_reduce_max_epu32(_mm512_max_epu32(
-        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x)), magnitude),
-        _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x + 16)), magnitude)));
-  }
-  // codes[i] = round(x[i] * inverse), all 0 when inverse is; sum[h] = the sum of codes 16 h ..
-  static void Quantize32(const float* x, float inverse, uint8_t* codes, int32_t (&sum)[2]) {
-    const __mmask16 keep = inverse != 0 ? 0xFFFF : 0;
-    const __m512 factor = _mm512_set1_ps(inverse);
-    for (int h = 0; h < 2; ++h) {
-      const __m512i ints =
-          _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * h), factor));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * h), _mm512_cvtepi32_epi8(ints));
-      sum[h] = _mm512_reduce_add_epi32(ints);
+    for (int t = 0; t < 8; ++t) {
+      const float* row = x + t * stride;
+      rows[t] = AddInts(CodesOf16(row, inverses[t], codes + 32 * t),
+                        CodesOf16(row + 16, inverses[t], codes + 32 * t + 16));
     }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), ReduceEach8(rows, AddInts));
   }
 };
 

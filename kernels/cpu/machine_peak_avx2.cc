@@ -5,16 +5,10 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/machine_peak_inl.h"
+
 namespace nibble::cpu {
 namespace {
-
-// The same value, but the compiler cannot know that: it neither moves a product out of a loop nor
-// finds that two sums are equal.
-template <typename Register>
-Register Hidden(Register value) {
-  asm volatile("" : "+x"(value));
-  return value;
-}
 
 constexpr int kSums = 8;
 // A pair of u4 x s8 products, as VPMADDUBSW gives it, is at most 2 * 15 * 127 in size, so 8 of them

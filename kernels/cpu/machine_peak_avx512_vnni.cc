@@ -5,16 +5,10 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/machine_peak_inl.h"
+
 namespace nibble::cpu {
 namespace {
-
-// The same value, but the compiler cannot know that: it neither moves a product out of a loop nor
-// finds that two sums are equal.
-template <typename Register>
-Register Hidden(Register value) {
-  asm volatile("" : "+v"(value));
-  return value;
-}
 
 constexpr int kSums = 16;  // latency 4 or 5, two a cycle at most
 

@@ -5,15 +5,10 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/machine_peak_inl.h"
+
 namespace nibble::cpu {
 namespace {
-
-// As in machine_peak_avx512_vnni.cc.
-template <typename Register>
-Register Hidden(Register value) {
-  asm volatile("" : "+v"(value));
-  return value;
-}
 
 constexpr int kSums = 16;  // latency 6, one a cycle
 
