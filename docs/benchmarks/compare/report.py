@@ -66,7 +66,7 @@ def document(run):
     if run["failures"]:
         parts.append("Failed:\n" + "\n".join(f"- {f}" for f in run["failures"]))
     if run["trials"]:
-        parts += ["## Settings tried", "Once before the rounds; the fastest is used.",
+        parts += ["## Settings tried", "Before the rounds; the fastest by its best trial is used.",
                   settings_table(run["trials"], run["chosen"])]  # fmt: skip
     if run["commands"]:
         parts += ["## Commands", "```sh\n" + "\n".join(run["commands"]) + "\n```"]
