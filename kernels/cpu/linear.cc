@@ -165,7 +165,8 @@ void RunBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int
 
 // As above for a gated call: block b is block b of the gate and of the up weight, and their
 // products meet in the L1 cache. With one tile of tokens the weights are what moves, so runs of
-// blocks keep their streams long; with more, a pair of blocks stays in L1 while the tiles pass.
+// blocks keep their streams long; with more, each of the two blocks stays in L1 while all tiles
+// pass.
 void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int32_t end) {
   constexpr int32_t kBlocksOfOneTile = 8;
   const LinearParams& params = call.params;
@@ -173,8 +174,6 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
   const auto& up_weight = static_cast<const CpuMatrix&>(*params.weights[1]);
   const bool one_tile = end - begin <= kTileTokens;
   const int32_t blocks_at_once = one_tile ? kBlocksOfOneTile : 1;
-  // f32 rows share a dequantized panel, so all tokens meet it at once.
-  const int32_t tokens_at_once = call.floats && !one_tile ? kTokenBlock : kTileTokens;
   const int32_t stride = blocks_at_once * kBlockRows;
   static_assert(kTileTokens * kBlocksOfOneTile == kTokenBlock);
   alignas(64) float gate[kTokenBlock * kBlockRows], up[kTokenBlock * kBlockRows];
@@ -182,29 +181,27 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
     const int32_t b_end = std::min(b + blocks_at_once, last);
     const int32_t col = b * kBlockRows;
     const int32_t num_cols = std::min(b_end * kBlockRows, gate_weight.rows()) - col;
-    for (int32_t t = begin; t < end; t += tokens_at_once) {
-      const int32_t t_end = std::min(t + tokens_at_once, end);
-      if (!one_tile) {  // the lines of y come while their products are computed
-        for (int32_t r = t; r < t_end; ++r) __builtin_prefetch(params.y.f32_row(r) + col, 1);
+    const auto multiply = [&](const CpuMatrix& weight, float* to) {
+      float* const y = to - static_cast<int64_t>(begin) * stride;  // blocks index by token
+      for (int32_t i = b; i < b_end; ++i) {
+        const OutputTile out{.y = y + (i - b) * kBlockRows, .stride = stride};
+        WeightBlockRows(call, weight, i, out, begin, end);
       }
-      const auto multiply = [&](const CpuMatrix& weight, float* to) {
-        float* const y = to - static_cast<int64_t>(t) * stride;  // blocks index by token
-        for (int32_t i = b; i < b_end; ++i) {
-          const OutputTile out{.y = y + (i - b) * kBlockRows, .stride = stride};
-          WeightBlockRows(call, weight, i, out, t, t_end);
-        }
-      };
-      multiply(gate_weight, gate);
-      multiply(up_weight, up);
-      // One call for all: its cost for sixteen columns would be mostly the call.
-      if (!one_tile) call.row_kernels->gated(gate, up, (t_end - t) * stride, gate);
-      for (int32_t r = 0; r < t_end - t; ++r) {
-        float* const y = params.y.f32_row(t + r) + col;
-        if (one_tile) {
-          call.row_kernels->gated(gate + r * stride, up + r * stride, num_cols, y);
-        } else {
-          std::copy_n(gate + r * stride, num_cols, y);
-        }
+    };
+    multiply(gate_weight, gate);
+    if (!one_tile) {  // the lines of y come while the other product is computed
+      for (int32_t t = begin; t < end; ++t) __builtin_prefetch(params.y.f32_row(t) + col, 1);
+    }
+    multiply(up_weight, up);
+    // One call for all: its cost for sixteen columns would be mostly the call.
+    if (!one_tile) call.row_kernels->gated(gate, up, (end - begin) * stride, gate);
+    for (int32_t t = begin; t < end; ++t) {
+      float* const y = params.y.f32_row(t) + col;
+      const int32_t at = (t - begin) * stride;
+      if (one_tile) {
+        call.row_kernels->gated(gate + at, up + at, num_cols, y);
+      } else {
+        std::copy_n(gate + at, num_cols, y);
       }
     }
   }
