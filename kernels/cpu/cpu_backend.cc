@@ -159,7 +159,7 @@ class CpuBackend : public Backend {
     const int32_t cols = params.out.cols;
     ForRows(params.out.rows, cols, [&](int32_t r) {
       const float* gate = params.gate_up.f32_row(r);
-      kernels_.gated(gate, gate + cols, cols, params.out.f32_row(r));
+      kernels_.gated(gate, gate + cols, 0, 1, cols, params.out.f32_row(r), 0);
     });
   }
 

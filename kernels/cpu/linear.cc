@@ -172,8 +172,7 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
   const LinearParams& params = call.params;
   const auto& gate_weight = static_cast<const CpuMatrix&>(*params.weights[0]);
   const auto& up_weight = static_cast<const CpuMatrix&>(*params.weights[1]);
-  const bool one_tile = end - begin <= kTileTokens;
-  const int32_t blocks_at_once = one_tile ? kBlocksOfOneTile : 1;
+  const int32_t blocks_at_once = end - begin <= kTileTokens ? kBlocksOfOneTile : 1;
   const int32_t stride = blocks_at_once * kBlockRows;
   static_assert(kTileTokens * kBlocksOfOneTile == kTokenBlock);
   alignas(64) float gate[kTokenBlock * kBlockRows], up[kTokenBlock * kBlockRows];
@@ -189,21 +188,12 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
       }
     };
     multiply(gate_weight, gate);
-    if (!one_tile) {  // the lines of y come while the other product is computed
+    if (blocks_at_once == 1) {  // the lines of y come while the other product is computed
       for (int32_t t = begin; t < end; ++t) __builtin_prefetch(params.y.f32_row(t) + col, 1);
     }
     multiply(up_weight, up);
-    // One call for all: its cost for sixteen columns would be mostly the call.
-    if (!one_tile) call.row_kernels->gated(gate, up, (end - begin) * stride, gate);
-    for (int32_t t = begin; t < end; ++t) {
-      float* const y = params.y.f32_row(t) + col;
-      const int32_t at = (t - begin) * stride;
-      if (one_tile) {
-        call.row_kernels->gated(gate + at, up + at, num_cols, y);
-      } else {
-        std::copy_n(gate + at, num_cols, y);
-      }
-    }
+    call.row_kernels->gated(gate, up, stride, end - begin, num_cols, params.y.f32_row(begin) + col,
+                            params.y.stride);
   }
 }
 

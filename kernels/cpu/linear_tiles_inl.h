@@ -23,14 +23,15 @@ namespace {
 // Far enough for DRAM latency at the speed one core streams, near enough to stay in the L1 cache.
 // Asked for at every tile: a line that is there already costs next to nothing.
 constexpr int kPrefetchBytes = 4096;
-// Into the L2 cache: 4096 bytes of 8-bit codes are eight groups, which a busy memory does not keep
-// up with.
+// Of codes wider than 4 bits those are few groups, which a busy memory does not keep up with: they
+// are asked for into the L2 cache before.
 constexpr int kFarPrefetchBytes = 16384;
+constexpr int kInt4ChunkBytes = 256;
 
 [[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes) {
   for (int i = 0; i < bytes; i += 64) {
     __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
-    __builtin_prefetch(codes + kFarPrefetchBytes + i, 0, 2);
+    if (bytes > kInt4ChunkBytes) __builtin_prefetch(codes + kFarPrefetchBytes + i, 0, 2);
   }
 }
 

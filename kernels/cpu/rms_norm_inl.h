@@ -30,12 +30,15 @@ void RmsNorm(const float* x, float* residual, const float* weight, float epsilon
 }
 
 template <class V>
-void Gated(const float* gate, const float* up, int32_t n, float* out) {
+void Gated(const float* gate, const float* up, int64_t stride, int32_t rows, int32_t cols,
+           float* out, int64_t out_stride) {
   using Reg = typename V::Reg;
-  for (int32_t i = 0; i < n; i += V::kWidth) {
-    const Reg g = V::LoadPartial(gate + i, n - i);
-    const Reg silu = V::Div(g, V::Add(V::Set1(1.0f), V::Exp(V::Sub(V::Zero(), g))));
-    V::StorePartial(out + i, V::Mul(silu, V::LoadPartial(up + i, n - i)), n - i);
+  for (int32_t r = 0; r < rows; ++r, gate += stride, up += stride, out += out_stride) {
+    for (int32_t i = 0; i < cols; i += V::kWidth) {
+      const Reg g = V::LoadPartial(gate + i, cols - i);
+      const Reg silu = V::Div(g, V::Add(V::Set1(1.0f), V::Exp(V::Sub(V::Zero(), g))));
+      V::StorePartial(out + i, V::Mul(silu, V::LoadPartial(up + i, cols - i)), cols - i);
+    }
   }
 }
 

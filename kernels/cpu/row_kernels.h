@@ -43,8 +43,10 @@ struct RowKernels {
   // what is normalized.
   void (*rms_norm)(const float* x, float* residual, const float* weight, float epsilon, int32_t n,
                    float* out);
-  // out[i] = silu(gate[i]) * up[i]
-  void (*gated)(const float* gate, const float* up, int32_t n, float* out);
+  // out[r * out_stride + i] = silu(gate[r * stride + i]) * up[r * stride + i] for i < cols. Rows of
+  // sixteen columns in one call: a call for each would cost more than they do.
+  void (*gated)(const float* gate, const float* up, int64_t stride, int32_t rows, int32_t cols,
+                float* out, int64_t out_stride);
   FoldSplitFn fold_split;
   WeightedMeanFn weighted_mean;
 
