@@ -10,7 +10,8 @@ from compare.engines import Setting
 from compare.measure import Failed, Progress, Runner, choose_settings, rotated, run_rounds, total
 from compare.rows import LLAMA_1B, SHARE, SMOLLM, Row
 
-ROW = Row("d", "d", "decode", 128, 64)
+ROW = Row("d", "d", "decode", 128, 64, floor=2.0)
+POINT = Row("p", "p", "decode", 128, 64)  # of a plot
 FILES = {SMOLLM: {"Q4_1": "m1", "Q4_0": "m0"}, LLAMA_1B: {"Q4_0": "big"}}
 
 
@@ -50,6 +51,13 @@ def test_settings_close_to_the_fastest_are_tried_again():
     trials, chosen = choose_settings(runner(), [peer], [ROW], True, [])
     assert trials["d"]["p"] == {"a": [18.0, 20.0], "b": [19.0, 19.0], "c": [15.0]}
     assert chosen["d"]["p"].name == "a"
+
+
+def test_settings_of_a_plots_point_are_tried_once():
+    peer = Engine("p", [("a", "Q4_1", 20), ("b", "Q4_0", 19)])
+    trials, _ = choose_settings(runner(), [peer], [POINT], True, [])
+    assert trials == {"p": {"p": {"a": [20.0], "b": [19.0]}}}
+    assert total(runner(), [peer], [POINT], 5, True) == 7
 
 
 def test_a_setting_that_fails_is_told_and_not_chosen():

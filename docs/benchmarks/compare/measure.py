@@ -10,9 +10,14 @@ from compare.rows import SHARE
 from compare.summary import best_setting
 
 LIMIT_SECONDS = 900  # of one command: a bound on hanging
-# One trial on a shared machine is off by a tenth at times: settings that close to the fastest get another.
+# One trial on a shared machine is off by a tenth at times: settings that close to the fastest get another, on the
+# table's rows. With a plot's points too a whole run would take an hour.
 TRIALS = 2
 CLOSE = 0.85
+
+
+def trials_of(row):
+    return 1 if row.floor is None else TRIALS
 
 
 class Failed(Exception):
@@ -75,8 +80,8 @@ def engines_of(row, engines):
 def total(runner, engines, rows, rounds, trying):
     """Measurements of a whole run, at most."""
     runs = [(row, engine) for row in rows for engine in engines_of(row, engines)]
-    usable = [len(runner.settings(engine, row)) for row, engine in runs]
-    return rounds * len(runs) + (sum(TRIALS * n for n in usable if n > 1) if trying else 0)
+    usable = [(trials_of(row), len(runner.settings(engine, row))) for row, engine in runs]
+    return rounds * len(runs) + (sum(times * n for times, n in usable if n > 1) if trying else 0)
 
 
 def choose_settings(runner, engines, rows, trying, failures):
@@ -97,9 +102,9 @@ def choose_settings(runner, engines, rows, trying, failures):
 
 
 def try_settings(runner, engine, row, settings, failures):
-    """{setting: [figure, ...]}, TRIALS for those that are CLOSE to the fastest."""
+    """{setting: [figure, ...]}, trials_of(row) for those that are CLOSE to the fastest."""
     tried, close = {}, settings
-    for _ in range(TRIALS):
+    for _ in range(trials_of(row)):
         for setting in close:
             try:
                 figure = runner.measure(engine, row, setting)[0]
