@@ -29,16 +29,27 @@ void RmsNorm(const float* x, float* residual, const float* weight, float epsilon
   }
 }
 
+// silu(gate) * up. Exp2 takes powers up to 128, which is infinity already.
+template <class V>
+[[gnu::always_inline]] inline typename V::Reg GatedOf(typename V::Reg gate, typename V::Reg up) {
+  using Reg = typename V::Reg;
+  const Reg power = V::Max(V::Set1(-128.0f), V::Mul(gate, V::Set1(1.44269504088896341f)));
+  const Reg e = V::Exp2(V::Sub(V::Zero(), power));
+  return V::Mul(V::Div(gate, V::Add(V::Set1(1.0f), e)), up);
+}
+
 template <class V>
 void Gated(const float* gate, const float* up, int64_t stride, int32_t rows, int32_t cols,
            float* out, int64_t out_stride) {
-  using Reg = typename V::Reg;
   for (int32_t r = 0; r < rows; ++r, gate += stride, up += stride, out += out_stride) {
-    for (int32_t i = 0; i < cols; i += V::kWidth) {
-      const Reg g = V::LoadPartial(gate + i, cols - i);
-      const Reg silu = V::Div(g, V::Add(V::Set1(1.0f), V::Exp(V::Sub(V::Zero(), g))));
-      V::StorePartial(out + i, V::Mul(silu, V::LoadPartial(up + i, cols - i)), cols - i);
+    int32_t i = 0;
+    for (; i + V::kWidth <= cols; i += V::kWidth) {
+      V::Store(out + i, GatedOf<V>(V::Load(gate + i), V::Load(up + i)));
     }
+    if (i == cols) continue;
+    const int32_t rest = cols - i;
+    const auto last = GatedOf<V>(V::LoadPartial(gate + i, rest), V::LoadPartial(up + i, rest));
+    V::StorePartial(out + i, last, rest);
   }
 }
 

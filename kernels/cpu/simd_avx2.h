@@ -113,9 +113,9 @@ struct Avx2Vec {
     const __m256i half = _mm256_srai_epi32(power, 1);
     return Mul(Mul(p, PowerOfTwo(half)), PowerOfTwo(_mm256_sub_epi32(power, half)));
   }
-  // 2^x for x of at most 0: x = n + r with r in [-1/2, 1/2] and a polynomial in r (1 + r times the
-  // interpolant of (2^r - 1) / r at 5 Chebyshev nodes); within 3e-7 of the true value, 1 at 0,
-  // below 2^-126 at -127 and less; NaN stays NaN.
+  // 2^x for x of at most 128: x = n + r with r in [-1/2, 1/2] and a polynomial in r (1 + r times
+  // the interpolant of (2^r - 1) / r at 5 Chebyshev nodes); within 3e-7 of the true value (of one
+  // above 1, times it), 1 at 0, below 2^-126 at -127 and less, infinity at 128; NaN stays NaN.
   static Reg Exp2(Reg x) {
     x = _mm256_max_ps(Set1(-127.0f), x);
     const Reg n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -54,7 +54,7 @@ struct ScalarVec {
   static float ReduceAdd(Reg a) { return a; }
   static float ReduceMax(Reg a) { return a; }
   static Reg Exp(Reg a) { return std::exp(a); }
-  static Reg Exp2(Reg a) { return std::exp2(a); }  // of at most 0, or NaN
+  static Reg Exp2(Reg a) { return std::exp2(a); }  // of at most 128, or NaN
 };
 
 }  // namespace
