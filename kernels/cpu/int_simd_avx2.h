@@ -57,9 +57,19 @@ struct Avx2Ints {
   static Ints ShiftRight(Ints x) {
     return _mm256_srli_epi32(x, kBits);
   }
+  static Ints AsInts(Floats x) { return _mm256_castps_si256(x); }
   static Floats AsFloats(Ints x) { return _mm256_castsi256_ps(x); }
   // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
   static Ints AddPairs(Ints words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
+
+  static Ints JoinWords(Ints first, Ints second) {
+    return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xAA);
+  }
+  static Ints MulHighWords(Ints a, Ints b) { return _mm256_mulhrs_epi16(a, b); }
+  static Ints MulWordPairs(Ints a, Ints b) { return _mm256_madd_epi16(a, b); }
+  static Ints AddWordPairs(Ints sum, Ints a, const uint8_t* b) {
+    return AddInts(sum, MulWordPairs(a, BroadcastInt(b)));
+  }
 
   // Codes of up to 127: a pair of products is at most 2 * 127 * 127. Eight-bit codes: |w| is the
   // unsigned operand and takes w's sign from the activation, at most 2 * 128 * 127, which 16 bits

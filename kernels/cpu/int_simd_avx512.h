@@ -56,9 +56,24 @@ struct Avx512Ints {
   static Ints ShiftRight(Ints x) {  // zeros come in
     return _mm512_srli_epi32(x, kBits);
   }
+  static Ints AsInts(Floats x) { return _mm512_castps_si512(x); }
   static Floats AsFloats(Ints x) { return _mm512_castsi512_ps(x); }
   // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
   static Ints AddPairs(Ints words) { return _mm512_madd_epi16(words, _mm512_set1_epi16(1)); }
+
+  // The lower 16 bits of each lane of `first`, those of `second` above them.
+  static Ints JoinWords(Ints first, Ints second) {
+    const Ints up = _mm512_set1_epi32(0x01000100);  // bytes 0 and 1 of a lane of `second`
+    const Ints lanes = _mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
+    return _mm512_mask_shuffle_epi8(first, 0xCCCCCCCCCCCCCCCC, second, AddInts(up, lanes));
+  }
+  // 16-bit lanes, two a feature: round(a * b / 2^15), no operand of -2^15; the sum of both
+  // products; and that of pairs with the two that all features share, added to `sum`.
+  static Ints MulHighWords(Ints a, Ints b) { return _mm512_mulhrs_epi16(a, b); }
+  static Ints MulWordPairs(Ints a, Ints b) { return _mm512_madd_epi16(a, b); }
+  static Ints AddWordPairs(Ints sum, Ints a, const uint8_t* b) {
+    return AddInts(sum, MulWordPairs(a, BroadcastInt(b)));
+  }
 
   // Sums of unsigned codes of at most kLimit times signed bytes. Begin(init) .. Add .. End(sum,
   // init) is init + all products; Zero() .. Add .. End(sum, 0) a second chain.

@@ -3,8 +3,9 @@
 // register operand, four activations of one token the broadcast one. The 32-bit sum does not
 // saturate: VPDPBUSDS would.
 //
-// What bounds it: on Zen 4 one 512-bit multiply of any kind issues a cycle. 32 columns of Q4_1 are
-// 8 dot products, a product of the scales and two fused adds; all else hides behind those eleven.
+// What bounds it: on Zen 4 one 512-bit multiply of any kind issues a cycle. 64 columns of Q4_1 are
+// 16 dot products and, for their two groups at once, a product of scales, one of those with the
+// dots, one of offsets and a fused add; all else hides behind those twenty.
 #pragma once
 
 #include "kernels/cpu/int_simd_avx512.h"
@@ -30,6 +31,12 @@ struct Avx512VnniInts : Avx512Ints {
     }
     static Ints End(Sum sum, Ints) { return sum; }
   };
+  static Ints AddWordPairs(Ints sum, Ints a, const uint8_t* b) {
+    asm("vpdpwssd %2%{1to16%}, %1, %0"
+        : "+v"(sum)
+        : "v"(a), "m"(*reinterpret_cast<const UnalignedInt*>(b)));
+    return sum;
+  }
 };
 
 }  // namespace

@@ -93,8 +93,35 @@ struct NeonInts {
   static Ints ShiftRight(Ints x) {
     return {{ShiftRightOf<kBits>(x.val[0]), ShiftRightOf<kBits>(x.val[1])}};
   }
+  static Ints AsInts(Floats x) {
+    return {{vreinterpretq_s32_f32(x.val[0]), vreinterpretq_s32_f32(x.val[1])}};
+  }
   static Floats AsFloats(Ints x) {
     return {{vreinterpretq_f32_s32(x.val[0]), vreinterpretq_f32_s32(x.val[1])}};
+  }
+
+  static int16x8_t Words(int32x4_t x) { return vreinterpretq_s16_s32(x); }
+  static int32x4_t JoinWordsOf(int32x4_t first, int32x4_t second) {
+    return vreinterpretq_s32_s16(vtrn1q_s16(Words(first), Words(second)));
+  }
+  static Ints JoinWords(Ints first, Ints second) {
+    return {{JoinWordsOf(first.val[0], second.val[0]), JoinWordsOf(first.val[1], second.val[1])}};
+  }
+  static int32x4_t MulHighWordsOf(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_s16(vqrdmulhq_s16(Words(a), Words(b)));
+  }
+  static Ints MulHighWords(Ints a, Ints b) {
+    return {{MulHighWordsOf(a.val[0], b.val[0]), MulHighWordsOf(a.val[1], b.val[1])}};
+  }
+  static int32x4_t MulWordPairsOf(int32x4_t a, int32x4_t b) {
+    return vpaddq_s32(vmull_s16(vget_low_s16(Words(a)), vget_low_s16(Words(b))),
+                      vmull_high_s16(Words(a), Words(b)));
+  }
+  static Ints MulWordPairs(Ints a, Ints b) {
+    return {{MulWordPairsOf(a.val[0], b.val[0]), MulWordPairsOf(a.val[1], b.val[1])}};
+  }
+  static Ints AddWordPairs(Ints sum, Ints a, const uint8_t* b) {
+    return AddInts(sum, MulWordPairs(a, BroadcastInt(b)));
   }
 
   template <int kLimit>

@@ -27,6 +27,7 @@ struct LinearScratch::Buffers {
                 // then what they leave over, laid out the same
   Part normed;  // normalized rows: of all of x where a weight needs them, else a tile of each part
   Part rests;   // the rests of a tile of each part
+  Part words;   // the words of a row block (linear_kernels.h), of each part
 };
 
 LinearScratch::LinearScratch() : buffers_(std::make_unique<Buffers>()) {}
@@ -47,6 +48,8 @@ constexpr int kPartsPerThread = 4;
 // Tiles of tokens that are worth reading the weights once more for: 16 tokens at 150 GMAC/s take
 // 6 GB/s of 4-bit weights, a fraction of what a core gets from the last cache.
 constexpr int32_t kMinGroupTiles = 2;
+// Of the first tile that a part reads: a row of 2048 columns; from then on they come in time.
+constexpr int64_t kMostPrefetched = 4096;
 // Elements of x that are worth a part of their own when its rows are prepared: about a microsecond,
 // what a barrier costs.
 constexpr int64_t kMinPreparedPart = 4 * 1024;
@@ -86,31 +89,44 @@ struct Call {
   const uint8_t* tiles = nullptr;  // quantized x; null when no weight takes it
   int planes = 1;                  // of quantized x: 2 for CpuActivations::kInt16
   bool halves = false;
+  bool words = false;
   bool quantized = false;  // some weight takes quantized rows
   bool floats = false;     // some weight takes f32 rows
 
-  TileLayout LayoutAt(int32_t token) const {
-    return {.tokens = std::min(kTileTokens, x.rows - token), .halves = halves};
+  // Of a whole tile and of the last one. Made once, for the same reason as IntBlock's.
+  TileLayout whole = {}, last = {};
+
+  void SetLayouts() {
+    whole = {.tokens = kTileTokens, .halves = halves, .word_groups = words ? x.cols / kGroup : 0};
+    last = whole;
+    last.tokens = x.rows % kTileTokens;
   }
-  // Bytes of one full tile; tiles follow each other, the last one shorter.
-  int64_t TileBytes() const {
-    const TileLayout full{.tokens = kTileTokens, .halves = halves};
-    return static_cast<int64_t>(x.cols / kGroup) * full.group_bytes();
+  const TileLayout& LayoutAt(int32_t token) const {
+    return token + kTileTokens <= x.rows ? whole : last;
   }
+  // Bytes of a whole tile; tiles follow each other, the last one shorter.
+  int64_t TileBytes() const { return whole.tile_bytes(x.cols / kGroup); }
   int64_t PlaneBytes() const { return (x.rows + kTileTokens - 1) / kTileTokens * TileBytes(); }
 };
 
-void IntBlock(const Call& call, const WeightBlock& weight, OutputTile out, int32_t begin,
-              int32_t end) {
+// `words`: this part's room for those of a row block. `weight` and `out` are changed where they
+// stand: a copy of fields just written, all at once, waits for all stores before.
+void IntBlock(const Call& call, WeightBlock& weight, OutputTile& out, int32_t begin, int32_t end,
+              uint8_t* words) {
   float* const y = out.y;
+  const float* const bias = out.bias;
+  const bool accumulate = out.accumulate;
+  if (weight.units != nullptr && end - begin > kTileTokens) weight.words = words;
   for (int32_t t = begin; t < end; t += kTileTokens) {
-    OutputTile at = out;
-    at.y = y + t * out.stride;
+    out.y = y + t * out.stride;
+    out.bias = bias;
+    out.accumulate = accumulate;
     const uint8_t* tile = call.tiles + t / kTileTokens * call.TileBytes();
     for (int plane = 0; plane < call.planes; ++plane, tile += call.PlaneBytes()) {
-      call.kernels.int_tile(weight, tile, call.LayoutAt(t), at);
-      at.bias = nullptr;
-      at.accumulate = true;
+      call.kernels.int_tile(weight, tile, call.LayoutAt(t), out);
+      weight.words_kept = true;
+      out.bias = nullptr;
+      out.accumulate = true;
     }
   }
 }
@@ -134,29 +150,40 @@ void FloatBlock(const Call& call, const WeightBlock& weight, OutputTile out, int
   call.kernels.store_tile(sums, end - begin, out);
 }
 
-void WeightBlockRows(const Call& call, const CpuMatrix& weight, int32_t block, OutputTile out,
-                     int32_t begin, int32_t end) {
+// What a part of RunParts is about.
+struct Share {
+  int32_t first, last;  // row blocks, counted over all weights
+  int32_t begin, end;   // tokens
+  uint8_t* words;       // IntBlock's
+};
+
+void WeightBlockRows(const Call& call, const CpuMatrix& weight, int32_t block, OutputTile& out,
+                     const Share& share) {
   out.num_rows = std::min(kBlockRows, weight.rows() - block * kBlockRows);
-  const bool as_int = call.quantized && weight.is_int();
-  (as_int ? IntBlock : FloatBlock)(call, weight.block(block), out, begin, end);
+  WeightBlock at = weight.block(block);
+  if (!call.words) at.units = nullptr;
+  if (call.quantized && weight.is_int()) {
+    IntBlock(call, at, out, share.begin, share.end, share.words);
+  } else {
+    FloatBlock(call, at, out, share.begin, share.end);
+  }
 }
 
-// Row blocks `first` .. `last` - 1 of the call, counted over all weights, for tokens begin .. end.
-void RunBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int32_t end) {
+void RunBlocks(const Call& call, const Share& share) {
   const LinearParams& params = call.params;
   int32_t weight_first = 0;  // the number of the weight's first block
   int32_t y_col = 0;
   for (const PackedMatrix* packed : params.weights) {
     const auto& weight = static_cast<const CpuMatrix&>(*packed);
-    const int32_t from = std::max(first - weight_first, 0);
-    const int32_t to = std::min(last - weight_first, weight.num_blocks());
+    const int32_t from = std::max(share.first - weight_first, 0);
+    const int32_t to = std::min(share.last - weight_first, weight.num_blocks());
     for (int32_t b = from; b < to; ++b) {
       const int32_t col = y_col + b * kBlockRows;
-      const OutputTile out{.y = params.y.f32() + col,
-                           .stride = params.y.stride,
-                           .bias = params.bias == nullptr ? nullptr : params.bias + col,
-                           .accumulate = params.accumulate};
-      WeightBlockRows(call, weight, b, out, begin, end);
+      OutputTile out{.y = params.y.f32() + col,
+                     .stride = params.y.stride,
+                     .bias = params.bias == nullptr ? nullptr : params.bias + col,
+                     .accumulate = params.accumulate};
+      WeightBlockRows(call, weight, b, out, share);
     }
     weight_first += weight.num_blocks();
     y_col += weight.rows();
@@ -167,7 +194,8 @@ void RunBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int
 // products meet in the L1 cache. With one tile of tokens the weights are what moves, so runs of
 // blocks keep their streams long; with more, each of the two blocks stays in L1 while all tiles
 // pass.
-void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin, int32_t end) {
+void RunGatedBlocks(const Call& call, const Share& share) {
+  const auto [first, last, begin, end, words] = share;
   constexpr int32_t kBlocksOfOneTile = 8;
   const LinearParams& params = call.params;
   const auto& gate_weight = static_cast<const CpuMatrix&>(*params.weights[0]);
@@ -183,8 +211,8 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
     const auto multiply = [&](const CpuMatrix& weight, float* to) {
       float* const y = to - static_cast<int64_t>(begin) * stride;  // blocks index by token
       for (int32_t i = b; i < b_end; ++i) {
-        const OutputTile out{.y = y + (i - b) * kBlockRows, .stride = stride};
-        WeightBlockRows(call, weight, i, out, begin, end);
+        OutputTile out{.y = y + (i - b) * kBlockRows, .stride = stride};
+        WeightBlockRows(call, weight, i, out, share);
       }
     };
     multiply(gate_weight, gate);
@@ -198,7 +226,7 @@ void RunGatedBlocks(const Call& call, int32_t first, int32_t last, int32_t begin
 }
 
 // rests = x - what the tile's codes of it say, NaN where their scale is, for columns k0 .. k1 - 1.
-void RestsOfTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
+void RestsOfTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, const TileLayout& layout,
                  const uint8_t* tile, float* rests, int64_t rests_stride) {
   for (int32_t k = k0; k < k1; k += kGroup) {
     const uint8_t* const group = tile + k / kGroup * layout.group_bytes();
@@ -226,7 +254,7 @@ void PrepareTile(const Call& call, int32_t first, int32_t k0, int32_t k1, int32_
                  const Prepared& to) {
   const LinearParams& params = call.params;
   const int64_t cols = call.x.cols;
-  const TileLayout layout = call.LayoutAt(first);
+  const TileLayout& layout = call.LayoutAt(first);
   const float* x = params.x.f32_row(first);
   int64_t stride = params.x.stride;
   if (params.norm_weight != nullptr) {
@@ -257,7 +285,9 @@ void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) 
   const int64_t most =
       std::min<int64_t>(pool.size() * kPartsPerThread, rows * cols / kMinPreparedPart);
   const int64_t tiles = (rows + kTileTokens - 1) / kTileTokens;
-  const int64_t splits = norm ? 1 : std::clamp<int64_t>(most / tiles, 1, cols / kGroup);
+  constexpr int64_t kPairCols = 2 * kGroup;  // words are made of two groups
+  const int64_t pairs = (cols + kPairCols - 1) / kPairCols;
+  const int64_t splits = norm ? 1 : std::clamp<int64_t>(most / tiles, 1, pairs);
   const int64_t pieces = tiles * splits;
   const auto parts = static_cast<int32_t>(std::clamp<int64_t>(most, 1, pieces));
   const int64_t tile_of_each = parts * kTileTokens * cols * 4;
@@ -272,9 +302,10 @@ void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) 
     const int64_t end = pieces * (part + 1) / parts;
     for (int64_t piece = pieces * part / parts; piece < end; ++piece) {
       const auto first = static_cast<int32_t>(piece / splits * kTileTokens);
-      const int64_t split = piece % splits, groups = cols / kGroup;
-      const auto k0 = static_cast<int32_t>(groups * split / splits * kGroup);
-      const auto k1 = static_cast<int32_t>(groups * (split + 1) / splits * kGroup);
+      const int64_t split = piece % splits;
+      const auto k0 = static_cast<int32_t>(pairs * split / splits * kPairCols);
+      const auto k1 =
+          static_cast<int32_t>(std::min(pairs * (split + 1) / splits * kPairCols, cols));
       PrepareTile(call, first, k0, k1, part, to);
     }
   });
@@ -285,16 +316,29 @@ void PrepareRows(ThreadPool& pool, Call& call, LinearScratch::Buffers& buffers) 
   }
 }
 
+// The lines that a part reads first of its tile: the caller's core may have them all, and one after
+// the other each takes as long as some columns of a row block.
+void PrefetchTile(const Call& call, int32_t first) {
+  if (call.tiles == nullptr) return;
+  const uint8_t* const tile = call.tiles + first / kTileTokens * call.TileBytes();
+  const int64_t bytes = call.LayoutAt(first).tile_bytes(call.x.cols / kGroup);
+  for (int64_t i = 0; i < std::min(bytes, kMostPrefetched); i += 64) __builtin_prefetch(tile + i);
+}
+
 // The tokens are shared out in groups, the row blocks among the parts of each group. A group is
 // what one thread prepared and, where the next op shares out rows in order, what it reads again:
 // from its own cache. More groups read the weights more often. On several NUMA nodes there is one,
 // since each node has the weights of its own row blocks.
-void RunParts(ThreadPool& pool, const Call& call, int32_t num_blocks, int64_t work) {
+void RunParts(ThreadPool& pool, const Call& call, LinearScratch::Buffers& buffers,
+              int32_t num_blocks, int64_t work) {
   const auto run_blocks = call.params.gated ? RunGatedBlocks : RunBlocks;
   const int32_t rows = call.x.rows, tiles = (rows + kTileTokens - 1) / kTileTokens;
   const int32_t most_groups = pool.num_nodes() > 1 ? 1 : pool.size();
   const int32_t groups = std::clamp(tiles / kMinGroupTiles, 1, most_groups);
   const int32_t parts = std::max(NumParts(pool, num_blocks, work) / groups, 1);  // of a group
+  const int64_t words_bytes =
+      call.words ? int64_t{NumPairs(call.x.cols / kGroup)} * PairWordsBytes(true) : 0;
+  uint8_t* const words = buffers.words.Reserve(groups * parts * words_bytes);
   pool.Run(groups * parts, [&](int part) {
     const auto share = [](int64_t whole, int32_t i, int32_t n) {
       return static_cast<int32_t>(whole * i / n);
@@ -302,8 +346,14 @@ void RunParts(ThreadPool& pool, const Call& call, int32_t num_blocks, int64_t wo
     const int32_t group = part / parts, i = part % parts;
     const int32_t first = share(num_blocks, i, parts), last = share(num_blocks, i + 1, parts);
     const int32_t end = std::min(share(tiles, group + 1, groups) * kTileTokens, rows);
-    for (int32_t t = share(tiles, group, groups) * kTileTokens; t < end; t += kTokenBlock) {
-      run_blocks(call, first, last, t, std::min(t + kTokenBlock, end));
+    const int32_t begin = share(tiles, group, groups) * kTileTokens;
+    PrefetchTile(call, begin);
+    for (int32_t t = begin; t < end; t += kTokenBlock) {
+      run_blocks(call, {.first = first,
+                        .last = last,
+                        .begin = t,
+                        .end = std::min(t + kTokenBlock, end),
+                        .words = words + part * words_bytes});
     }
   });
 }
@@ -332,6 +382,8 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
     }
     call.quantized = true;
     call.halves = call.halves || weight.shape().group < cpu::kGroup;
+    // Words lose more than two planes do.
+    call.words = call.words || (call.planes == 1 && weight.shape().has_words());
   }
   NIBBLE_CHECK(params.x.rows == params.y.rows);
   const int64_t work = num_rows * params.x.cols * params.x.rows;
@@ -342,8 +394,9 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
   } else {
     NIBBLE_CHECK(num_rows == params.y.cols);
   }
+  call.SetLayouts();
   cpu::PrepareRows(pool, call, scratch.buffers());
-  cpu::RunParts(pool, call, static_cast<int32_t>(num_blocks), work);
+  cpu::RunParts(pool, call, scratch.buffers(), static_cast<int32_t>(num_blocks), work);
 }
 
 }  // namespace nibble

@@ -1,12 +1,13 @@
 // The linear op and the embedding op of the CPU backend, over weights packed once at load.
 //
 //   y = x W^T + bias.  With CpuActivations::kInt8 and a weight of an integer format, each row of x
-//   is first quantized to int8 in groups of 32 columns; integer dot products are
-//   exact, and one f32 accumulator an output takes the groups in ascending order. With kInt16 what
-//   is left of the row is quantized the same way, and its product added: two int8 planes, an error
-//   below 2^-16 of the largest of each group, for twice the dot products and no more weights read.
-//   With kF32, and
-//   for fp8, bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
+//   is first quantized to int8 in groups of 32 columns; integer dot products are exact, and one f32
+//   accumulator an output takes the groups in ascending order. Int4 with f16 scales (Q4_0, Q4_1)
+//   takes two groups at once and their scales as 16-bit integers ("words", linear_kernels.h), which
+//   loses a fiftieth of what int8 activations do. With kInt16 what is left of the row is quantized
+//   the same way, and its product added: two int8 planes and no words, an error below 2^-16 of the
+//   largest of each group, for twice the dot products and no more weights read. With kF32, and for
+//   fp8, bf16 and f32 weights always, f32 activations meet weights dequantized exactly as
 //   quant::Matrix defines, in an order fixed by the column.
 //
 // Batch invariance (ops.h): a row of y is the same bits whatever the number of rows, the place of

@@ -45,10 +45,28 @@ inline constexpr int32_t kQ4KUpperAt = 192;
 inline constexpr int32_t kQ6KScaleBytes = 288;
 inline constexpr int32_t kQ6KSubScalesAt = 32;
 
+// Int4 weights with f16 scales meet int8 activations 64 columns at a time, a pair of groups of 32,
+// with scales in fixed point: one multiply then serves the scales of both groups, another both
+// dots. A feature's unit is a power of two, such that its words fit:
+//   scale word   round(scale / unit)              |.| <= 32767
+//   offset word  round(offset / (16 * unit))      |.| <= 16383; of codes that are centred at 8
+// ("centred": offset + (8 - zero_point) * scale). What a scale loses is at most 2^-15 of the
+// feature's largest. Words of a row block: for each pair s16 scales [16][2] and, unless every
+// centred offset is 0, s16 offsets [16][2]; an odd last group has a partner of zeros.
+inline constexpr int32_t kWordCenter = 8;
+inline constexpr float kMaxScaleWord = 32767, kMaxOffsetWord = 16383, kOffsetWordUnits = 16;
+constexpr int32_t NumPairs(int32_t groups) { return (groups + 1) / 2; }
+constexpr int32_t PairWordsBytes(bool offset_words) {
+  return kBlockRows * 4 * (offset_words ? 2 : 1);
+}
+
 // One row block of a packed weight.
 struct WeightBlock {
   const uint8_t* codes = nullptr;
   const uint8_t* scales = nullptr;
+  const float* units = nullptr;   // [16], where there are words; else null
+  uint8_t* words = nullptr;       // room for its words, for all of the tiles it meets; or null
+  bool words_kept = false;        // the first int_tile has left them there
   const LutTable* lut = nullptr;  // kLut4
   int32_t cols = 0;
   int32_t group = 0;       // columns a scale covers: 16, a multiple of 32, or any for kE4m3, kE5m2
@@ -56,6 +74,8 @@ struct WeightBlock {
   Storage storage = Storage::kF32;
   ScaleType scale_type = ScaleType::kF32;
   bool has_offsets = false;
+
+  constexpr bool has_offset_words() const { return zero_point == 0; }
 };
 
 // Where a tile's results go: y[t * stride + n] for tokens t and features n < num_rows.
@@ -78,9 +98,16 @@ struct OutputTile {
 // So that all addresses inside a group are constants once `tokens` is one. A group with an infinity
 // or a NaN has codes 0 and the scale NaN, which makes every y of the row NaN; one below 2^-100
 // counts as zero.
+//
+// For weights with words, after all groups, for each pair of them:
+//   s32 minus_sum [2][tokens]  8 * minus_sum of each group
+//   s16 scales    [tokens][2]  round(2^14 * scale / the larger of both)
+//   s16 sums      [tokens][2]  round(scales * sum of the codes / 2^11)
+//   f32 factor    [tokens]     the larger scale * kFactorScale
 struct TileLayout {
   int32_t tokens = 0;
   bool halves = false;
+  int32_t word_groups = 0;  // of the tile, where there are words for them; else 0
 
   constexpr int32_t group_bytes() const { return tokens * (kGroup + 4 * (halves ? 7 : 3)); }
   constexpr int32_t scale_at() const { return tokens * kGroup; }
@@ -88,18 +115,33 @@ struct TileLayout {
   constexpr int32_t sum_at() const { return tokens * (kGroup + 8); }
   constexpr int32_t half_minus_sum_at(int half) const { return tokens * (kGroup + 12 + 4 * half); }
   constexpr int32_t half_sum_at(int half) const { return tokens * (kGroup + 20 + 4 * half); }
+
+  constexpr int64_t pairs_at() const { return int64_t{word_groups} * group_bytes(); }
+  constexpr int32_t pair_bytes() const { return tokens * 20; }
+  constexpr int32_t pair_minus_sum_at(int group) const { return tokens * 4 * group; }
+  constexpr int32_t pair_scales_at() const { return tokens * 8; }
+  constexpr int32_t pair_sums_at() const { return tokens * 12; }
+  constexpr int32_t pair_factor_at() const { return tokens * 16; }
+  constexpr int64_t tile_bytes(int32_t groups) const {
+    return int64_t{groups} * group_bytes() + int64_t{NumPairs(word_groups)} * pair_bytes();
+  }
 };
+// A pair's sum is factor times an integer of 31 bits, a feature's is unit * kUnitScale times all of
+// its pairs': no factor of a scale is below the smallest float, no sum overflows for x below 2^110.
+inline constexpr float kFactorScale = 0x1p-16f, kUnitScale = 2 / kFactorScale;
 inline constexpr float kSmallestScaled = 0x1p-100f;
 
 struct LinearKernels {
   // Quantizes columns k0 .. k1 - 1 of all tokens of a tile; x[t * x_stride + k] is column k of
   // token t. k0 % 32 == 0 == k1 % 32. A whole tile at once, because tokens share the cache lines of
   // their scales and sums.
-  void (*quantize_tile)(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
-                        uint8_t* tile);
+  void (*quantize_tile)(const float* x, int64_t x_stride, int32_t k0, int32_t k1,
+                        const TileLayout& layout, uint8_t* tile);
 
-  // The tile of an int4 or int8 row block times quantized activations.
-  void (*int_tile)(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
+  // The tile of an int4 or int8 row block times quantized activations. One that has
+  // units makes words of its scales on the way; with `words`, 64-byte aligned and NumPairs *
+  // PairWordsBytes long, they are kept for the other tiles it meets.
+  void (*int_tile)(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
                    const OutputTile& out);
 
   // panel[k - k0][16] = columns k0 .. k1 - 1 of the row block in f32. For int storage k0 % 32 == 0

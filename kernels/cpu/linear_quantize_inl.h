@@ -28,7 +28,7 @@ struct GroupScales {
 // all tokens, so that none waits for the sums and the divisions of another.
 template <class V>
 [[gnu::always_inline]] inline void QuantizeGroup(const float* x, int64_t x_stride,
-                                                 TileLayout layout, uint8_t* group) {
+                                                 const TileLayout& layout, uint8_t* group) {
   uint32_t largest_bits[kTileTokens] = {};
   for (int t = 0; t < layout.tokens; ++t) largest_bits[t] = V::MaxMagnitude32(x + t * x_stride);
   const GroupScales scales(largest_bits);
@@ -73,13 +73,79 @@ template <class V>
   __builtin_memcpy(group + kLayout.sum_at(), sums, sizeof(sums));
 }
 
+// What weights with words take (linear_kernels.h) of tokens t .. t + N - 1 of two groups already
+// quantized; `second` is null for one without a partner.
+template <int N>
+[[gnu::always_inline]] inline void MakeWords(const TileLayout& layout, int t, const uint8_t* first,
+                                             const uint8_t* second, uint8_t* pair) {
+  constexpr int32_t kOne = 1 << 14, kSumShift = 11;
+  float scale[2][N] = {};
+  int32_t minus_sum[2][N] = {};
+  const auto load = [&](int i, const uint8_t* group) __attribute__((always_inline)) {
+    __builtin_memcpy(scale[i], group + layout.scale_at() + 4 * t, 4 * N);
+    __builtin_memcpy(minus_sum[i], group + layout.minus_sum_at() + 4 * t, 4 * N);
+  };
+  load(0, first);
+  if (second != nullptr) load(1, second);
+  int32_t times8[2][N], scales[N], sums[N];
+  float factor[N];
+  for (int n = 0; n < N; ++n) {
+    const float larger = scale[0][n] > scale[1][n] ? scale[0][n] : scale[1][n];
+    const float inverse = larger > 0 ? kOne / larger : 0.0f;
+    int32_t word[2], sum[2];
+    for (int i = 0; i < 2; ++i) {
+      word[i] = static_cast<int32_t>(__builtin_rintf(scale[i][n] * inverse));
+      sum[i] = (word[i] * -minus_sum[i][n] + (1 << (kSumShift - 1))) >> kSumShift;
+      times8[i][n] = 8 * minus_sum[i][n];
+    }
+    scales[n] = (word[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(word[1]) << 16);
+    sums[n] = (sum[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(sum[1]) << 16);
+    // A NaN of either spoils both.
+    factor[n] = kFactorScale * larger + 0 * (scale[0][n] + scale[1][n]);
+  }
+  const auto store = [&](int32_t field, const void* from) __attribute__((always_inline)) {
+    __builtin_memcpy(pair + field + 4 * t, from, 4 * N);
+  };
+  for (int i = 0; i < 2; ++i) store(layout.pair_minus_sum_at(i), times8[i]);
+  store(layout.pair_scales_at(), scales);
+  store(layout.pair_sums_at(), sums);
+  store(layout.pair_factor_at(), factor);
+}
+
+// The pairs of columns k0 .. k1 - 1.
+[[gnu::always_inline]] inline void MakeTileWords(int32_t k0, int32_t k1, const TileLayout& layout,
+                                                 uint8_t* tile) {
+  const int32_t group_bytes = layout.group_bytes();
+  uint8_t* pair = tile + layout.pairs_at() + k0 / (2 * kGroup) * layout.pair_bytes();
+  for (int32_t k = k0; k < k1; k += 2 * kGroup, pair += layout.pair_bytes()) {
+    const uint8_t* const first = tile + k / kGroup * group_bytes;
+    const uint8_t* const second = k + kGroup < k1 ? first + group_bytes : nullptr;
+    if (layout.tokens == kTileTokens) {
+      MakeWords<kTileTokens>(layout, 0, first, second, pair);
+    } else {
+      for (int t = 0; t < layout.tokens; ++t) MakeWords<1>(layout, t, first, second, pair);
+    }
+  }
+}
+
+// As the groups' lines: for writing.
+[[gnu::always_inline]] inline void PrefetchPairs(int32_t k0, int32_t k1, const TileLayout& layout,
+                                                 uint8_t* tile) {
+  constexpr int32_t kMost = 1024;  // bytes; the stores hide the others of many tokens
+  const uint8_t* const pairs = tile + layout.pairs_at() + k0 / (2 * kGroup) * layout.pair_bytes();
+  const int32_t bytes = NumPairs((k1 - k0) / kGroup) * layout.pair_bytes();
+  for (int32_t i = 0; i < bytes && i < kMost; i += 64) __builtin_prefetch(pairs + i, 1);
+}
+
 template <class V>
-void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
-                  uint8_t* tile) {
+void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1,
+                  const TileLayout& layout, uint8_t* tile) {
   const int32_t group_bytes = layout.group_bytes();
   uint8_t* const end = tile + k1 / kGroup * group_bytes;
+  if (layout.word_groups > 0) PrefetchPairs(k0, k1, layout, tile);
   const auto quantize = [&](int32_t tokens) __attribute__((always_inline)) {
-    const TileLayout same{.tokens = tokens, .halves = layout.halves};
+    const TileLayout same{
+        .tokens = tokens, .halves = layout.halves, .word_groups = layout.word_groups};
     [[maybe_unused]] const bool whole = tokens == kTileTokens && !layout.halves;
     uint8_t* group = tile + k0 / kGroup * group_bytes;
     uint8_t* owned = group;
@@ -96,6 +162,7 @@ void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, Tile
       }
       QuantizeGroup<V>(x + k, x_stride, same, group);
     }
+    if (layout.word_groups > 0) MakeTileWords(k0, k1, same, tile);
   };
   // The two usual numbers of tokens as constants: loops unrolled, addresses known.
   if (layout.tokens == kTileTokens) {

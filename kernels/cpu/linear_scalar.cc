@@ -1,6 +1,7 @@
 // The readable path: what linear_avx2.cc and linear_avx512.cc must agree with, and what runs where
 // they cannot. It goes through the layout by packed_matrix.h's index functions, one element at a
 // time.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -24,7 +25,7 @@ void StoreSums(const int8_t* codes, int count, float scale, uint8_t* minus_sum, 
   Store<float>(sum, token, scale * static_cast<float>(total));
 }
 
-void QuantizeGroup(const float* x, TileLayout layout, int32_t token, uint8_t* group) {
+void QuantizeGroup(const float* x, const TileLayout& layout, int32_t token, uint8_t* group) {
   float largest = 0;
   bool finite = true;
   for (int i = 0; i < kGroup; ++i) {
@@ -53,13 +54,41 @@ void QuantizeGroup(const float* x, TileLayout layout, int32_t token, uint8_t* gr
   }
 }
 
-void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1, TileLayout layout,
-                  uint8_t* tile) {
+// What weights with words take of the pair of groups from `group` on; the last may be alone.
+void StorePair(const uint8_t* group, bool alone, const TileLayout& layout, int32_t token,
+               uint8_t* pair) {
+  float scale[2] = {};
+  int32_t minus_sum[2] = {};
+  for (int i = 0; i < (alone ? 1 : 2); ++i, group += layout.group_bytes()) {
+    scale[i] = LoadAs<float>(group + layout.scale_at(), token);
+    minus_sum[i] = LoadAs<int32_t>(group + layout.minus_sum_at(), token);
+  }
+  const bool spoilt = std::isnan(scale[0]) || std::isnan(scale[1]);
+  const float larger = std::fmax(scale[0], scale[1]);
+  for (int i = 0; i < 2; ++i) {
+    const float ratio = larger > 0 && !spoilt ? scale[i] * (16384.0f / larger) : 0;
+    const auto word = static_cast<int32_t>(std::nearbyint(ratio));
+    const int32_t sum = (word * -minus_sum[i] + 1024) >> 11;
+    Store<int32_t>(pair + layout.pair_minus_sum_at(i), token, 8 * minus_sum[i]);
+    Store<int16_t>(pair + layout.pair_scales_at(), 2 * token + i, static_cast<int16_t>(word));
+    Store<int16_t>(pair + layout.pair_sums_at(), 2 * token + i, static_cast<int16_t>(sum));
+  }
+  Store<float>(pair + layout.pair_factor_at(), token, spoilt ? NAN : kFactorScale * larger);
+}
+
+void QuantizeTile(const float* x, int64_t x_stride, int32_t k0, int32_t k1,
+                  const TileLayout& layout, uint8_t* tile) {
   for (int32_t k = k0; k < k1; k += kGroup) {
     uint8_t* const group = tile + k / kGroup * layout.group_bytes();
     for (int32_t t = 0; t < layout.tokens; ++t) {
       QuantizeGroup(x + t * x_stride + k, layout, t, group);
     }
+  }
+  if (layout.word_groups == 0) return;
+  for (int32_t k = k0; k < k1; k += 2 * kGroup) {
+    const uint8_t* const group = tile + k / kGroup * layout.group_bytes();
+    uint8_t* const pair = tile + layout.pairs_at() + k / (2 * kGroup) * layout.pair_bytes();
+    for (int32_t t = 0; t < layout.tokens; ++t) StorePair(group, k + kGroup == k1, layout, t, pair);
   }
 }
 
@@ -73,8 +102,46 @@ int32_t IntegerDot(const WeightBlock& w, int32_t row, int32_t k0, int32_t count,
   return dot;
 }
 
+// The words of group g of a weight that has units.
+int32_t ScaleWord(const WeightBlock& w, int32_t row, int32_t g) {
+  return static_cast<int32_t>(std::nearbyint(WeightScale(w, row, g * kGroup) / w.units[row]));
+}
+int32_t OffsetWord(const WeightBlock& w, int32_t row, int32_t g) {
+  if (!w.has_offset_words()) return 0;
+  const float centered = WeightOffset(w, row, g * kGroup) / w.units[row] +
+                         kWordCenter * (WeightScale(w, row, g * kGroup) / w.units[row]);
+  return static_cast<int32_t>(std::nearbyint(centered / kOffsetWordUnits));
+}
+
+// round(a * b / 2^15)
+int32_t MulHighWord(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
+
+// One output of a weight with words: a pair of groups at a time.
+float WordOutput(const WeightBlock& w, int32_t row, const uint8_t* tile, const TileLayout& layout,
+                 int32_t token) {
+  float sum = 0;
+  const int32_t groups = w.cols / kGroup;
+  for (int32_t first = 0; first < groups; first += 2) {
+    const uint8_t* const pair = tile + layout.pairs_at() + first / 2 * layout.pair_bytes();
+    int32_t total = 0;
+    for (int32_t g = first; g < std::min(first + 2, groups); ++g) {
+      const uint8_t* const codes = tile + g * layout.group_bytes() + token * kGroup;
+      const int32_t x_scale = LoadAs<int16_t>(pair + layout.pair_scales_at(), 2 * token + g % 2);
+      const int32_t scale = MulHighWord(ScaleWord(w, row, g), x_scale);
+      int32_t dot = LoadAs<int32_t>(pair + layout.pair_minus_sum_at(g % 2), token);
+      for (int32_t i = 0; i < kGroup; ++i) {
+        dot += WeightCode(w, row, g * kGroup + i) * static_cast<int8_t>(codes[i]);
+      }
+      const int32_t x_sum = LoadAs<int16_t>(pair + layout.pair_sums_at(), 2 * token + g % 2);
+      total += dot * scale + OffsetWord(w, row, g) * x_sum;
+    }
+    sum += LoadAs<float>(pair + layout.pair_factor_at(), token) * static_cast<float>(total);
+  }
+  return w.units[row] * kUnitScale * sum;
+}
+
 // One output: groups in ascending order into one f32 accumulator.
-float Output(const WeightBlock& w, int32_t row, const uint8_t* tile, TileLayout layout,
+float Output(const WeightBlock& w, int32_t row, const uint8_t* tile, const TileLayout& layout,
              int32_t token) {
   const int32_t segment =
       w.group < kGroup ? w.group : kGroup;  // columns of one integer dot product
@@ -107,12 +174,13 @@ void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
   }
 }
 
-void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
+void IntTile(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
              const OutputTile& out) {
   float sums[kTileTokens * kBlockRows];
   for (int32_t t = 0; t < layout.tokens; ++t) {
     for (int32_t row = 0; row < out.num_rows; ++row) {
-      sums[t * kBlockRows + row] = Output(weight, row, tile, layout, t);
+      sums[t * kBlockRows + row] =
+          (weight.units != nullptr ? WordOutput : Output)(weight, row, tile, layout, t);
     }
   }
   StoreTile(sums, layout.tokens, out);

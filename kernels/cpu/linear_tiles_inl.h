@@ -11,94 +11,15 @@
 // A strip is kLanes features of a row block times 1 to kStripTokens tokens of a tile: what the
 // registers hold. For each group of 32 columns it sums integer products exactly, then adds
 //   (weight scale * activation scale) * dot  and, with offsets,  offset * (activation scale * sum)
-// to one f32 accumulator an output, groups ascending. The order is the same for every T and every
-// V, so neither the batch nor the vector width changes a bit.
+// to one f32 accumulator an output, groups ascending. Weights with words: linear_words_inl.h. The
+// order is the same for every T and every V, so neither the batch nor the vector width changes a
+// bit.
 #pragma once
 
-#include "kernels/cpu/linear_scales_inl.h"
+#include "kernels/cpu/linear_words_inl.h"
 
 namespace nibble::cpu {
 namespace {
-
-// Far enough for DRAM latency at the speed one core streams, near enough to stay in the L1 cache.
-// Asked for at every tile: a line that is there already costs next to nothing.
-constexpr int kPrefetchBytes = 4096;
-// Of codes wider than 4 bits those are few groups, which a busy memory does not keep up with: they
-// are asked for into the L2 cache before.
-constexpr int kFarPrefetchBytes = 16384;
-constexpr int kInt4ChunkBytes = 256;
-
-[[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes) {
-  for (int i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
-    if (bytes > kInt4ChunkBytes) __builtin_prefetch(codes + kFarPrefetchBytes + i, 0, 2);
-  }
-}
-
-// The activations of a strip: tokens first .. first + T - 1 of the tile's current group.
-template <class V, int T, bool kHalves>
-struct StripTokens {
-  const uint8_t* group;
-  TileLayout layout;  // of the tile
-  int32_t first;
-
-  // A strip that spans its tile has a layout the compiler knows.
-  static constexpr bool kWhole = V::kStripTokens == kTileTokens;
-  static constexpr TileLayout kLayout{.tokens = T, .halves = kHalves};
-
-  [[gnu::always_inline]] TileLayout At() const { return kWhole ? kLayout : layout; }
-  [[gnu::always_inline]] int32_t Token(int t) const { return kWhole ? t : first + t; }
-
-  [[gnu::always_inline]] const uint8_t* Codes(int t) const { return group + Token(t) * kGroup; }
-  [[gnu::always_inline]] const uint8_t* Scale(int t) const {
-    return group + At().scale_at() + 4 * Token(t);
-  }
-  [[gnu::always_inline]] const uint8_t* MinusSum(int t) const {
-    return group + At().minus_sum_at() + 4 * Token(t);
-  }
-  [[gnu::always_inline]] const uint8_t* Sum(int t) const {
-    return group + At().sum_at() + 4 * Token(t);
-  }
-  [[gnu::always_inline]] const uint8_t* HalfMinusSum(int half, int t) const {
-    return group + At().half_minus_sum_at(half) + 4 * Token(t);
-  }
-  [[gnu::always_inline]] const uint8_t* HalfSum(int half, int t) const {
-    return group + At().half_sum_at(half) + 4 * Token(t);
-  }
-  [[gnu::always_inline]] void NextGroup() { group += At().group_bytes(); }
-};
-
-// Which columns of a chunk: all 32, or a half.
-inline constexpr int kWholeChunk = -1;
-
-// dots[t] += chunk . activations; `codes_of(t)` are the activations of the chunk's first column.
-// Few tokens need several chains to hide the latency of one: integer sums do not care.
-template <class V, int kHalf, int T, class Chunk, class CodesOf>
-[[gnu::always_inline]] inline void AddDots(const Chunk& chunk, const uint8_t* codes,
-                                           CodesOf&& codes_of, typename V::Ints (&dots)[T]) {
-  using Dot = typename V::template Dot<Chunk::kLimit>;
-  constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
-  typename Dot::Sum sums[T][kChains];
-  for (int t = 0; t < T; ++t) {
-    for (int c = 0; c < kChains; ++c) sums[t][c] = c == 0 ? Dot::Begin(dots[t]) : Dot::Zero();
-  }
-  const auto add = [&](typename V::Ints w, int column) __attribute__((always_inline)) {
-    for (int t = 0; t < T; ++t) {
-      auto& sum = sums[t][column / 4 % kChains];
-      sum = Dot::Add(sum, w, codes_of(t) + column);
-    }
-  };
-  if constexpr (kHalf == kWholeChunk) {
-    chunk.ForEach(codes, add);
-  } else {
-    chunk.template ForHalf<kHalf>(codes, add);
-  }
-  for (int t = 0; t < T; ++t) {
-    typename V::Ints dot = Dot::End(sums[t][0], dots[t]);
-    for (int c = 1; c < kChains; ++c) dot = V::AddInts(dot, Dot::End(sums[t][c], V::ZeroInts()));
-    dots[t] = dot;
-  }
-}
 
 // What an integer sum begins with: -zero point * sum of the activations. A policy that takes
 // eight-bit codes as signed (kSignedBytes) has undone their zero point of 128 already.
@@ -128,36 +49,6 @@ template <class V, int kHalf, int kZeroShift, int T, class Chunk, class CodesOf,
   }
 }
 
-// The lines that StoreStrip will write: another core had them, or memory.
-template <int T>
-[[gnu::always_inline]] inline void PrefetchStores(int first, int row0, const OutputTile& out) {
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    __builtin_prefetch(out.y + (first + t) * out.stride + row0, 1, 3);
-  }
-}
-
-template <class V, int T>
-[[gnu::always_inline]] inline void StoreStrip(typename V::Floats (&sums)[T], int first, int row0,
-                                              const OutputTile& out) {
-  float* const y = out.y + first * out.stride + row0;
-  // Nearly always: no branch a token, which are as many as a strip of few columns has groups.
-  if (out.num_rows - row0 >= V::kLanes && out.bias == nullptr) {
-    if (out.accumulate) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[t] = V::Add(V::LoadFloats(y + t * out.stride), sums[t]);
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) V::StoreFloats(y + t * out.stride, sums[t]);
-    return;
-  }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    V::StoreRow(sums[t], y + t * out.stride, out.bias == nullptr ? nullptr : out.bias + row0,
-                out.num_rows - row0, out.accumulate);
-  }
-}
-
 // A table's common factor, once for all of a strip.
 template <class V, int T>
 [[gnu::always_inline]] inline void FinishStrip(typename V::Floats (&sums)[T],
@@ -173,7 +64,7 @@ template <class V, int T>
 
 // Groups that are a multiple of 32. kZeroShift: log2 of the zero point, 0 for none.
 template <class V, class Chunk, class Scales, int T, int kZeroShift>
-void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layout, int first,
+void GroupStrip(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout, int first,
                 int row0, const OutputTile& out) {
   const int32_t chunks_per_scale = weight.group / kGroup;
   const uint8_t* codes = weight.codes + 4 * row0;
@@ -210,8 +101,8 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layou
 
 // A scale every 16 columns: as above, a half at a time.
 template <class V, class Chunk, class Scales, int T, int kZeroShift>
-void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout layout, int first,
-                    int row0, const OutputTile& out) {
+void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
+                    int first, int row0, const OutputTile& out) {
   const uint8_t* codes = weight.codes + 4 * row0;
   const Chunk chunk(weight);
   Scales scales(weight, row0);
@@ -242,29 +133,24 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, TileLayout l
   FinishStrip<V, T>(sums, weight, first, row0, out);
 }
 
-using StripFunction = void (*)(const WeightBlock&, const uint8_t*, TileLayout, int, int,
+using StripFunction = void (*)(const WeightBlock&, const uint8_t*, const TileLayout&, int, int,
                                const OutputTile&);
 
 // The strip of a format whose scales are plain arrays; kZeroShift is of the case without offsets.
-template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift, bool kAllF16 = false>
+template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift>
 StripFunction PlainStripFor(const WeightBlock& weight) {
-  return weight.has_offsets
-             ? GroupStrip<V, Chunk, PlainScales<V, true, kAllF16>, T, kOffsetsZeroShift>
-             : GroupStrip<V, Chunk, PlainScales<V, false, kAllF16>, T, kZeroShift>;
+  return weight.has_offsets ? GroupStrip<V, Chunk, PlainScales<V, true>, T, kOffsetsZeroShift>
+                            : GroupStrip<V, Chunk, PlainScales<V, false>, T, kZeroShift>;
 }
 
 template <class V, int T>
-StripFunction Int4StripFor(const WeightBlock& weight) {
+StripFunction Int4StripFor(const WeightBlock& weight, int first) {
+  if (weight.units != nullptr) return WordStripFor<V, T>(weight, first);
   if (weight.scale_type == ScaleType::kQ4K) {
     return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
   }
-  const bool zero = weight.zero_point == 0;
-  if (weight.scale_type == ScaleType::kF16) {
-    return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0, true>(weight)
-                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0, true>(weight);
-  }
-  return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
-              : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
+  return weight.zero_point == 0 ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
+                                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
 }
 
 template <class V, int T>
@@ -282,10 +168,10 @@ StripFunction LutStripFor(const WeightBlock& weight) {
 }
 
 template <class V, int T>
-StripFunction StripFor(const WeightBlock& weight) {
+StripFunction StripFor(const WeightBlock& weight, int first) {
   switch (weight.storage) {
     case Storage::kInt4:
-      return Int4StripFor<V, T>(weight);
+      return Int4StripFor<V, T>(weight, first);
     case Storage::kInt5:
       return weight.scale_type == ScaleType::kQ4K ? GroupStrip<V, Int5Chunk<V>, Q4KScales<V>, T, 0>
                                                   : PlainStripFor<V, Int5Chunk<V>, T, 4, 0>(weight);
@@ -301,21 +187,21 @@ StripFunction StripFor(const WeightBlock& weight) {
 
 // N tokens from `first` on, in strips of as many as the registers hold.
 template <class V, int N = V::kStripTokens>
-void StripsOf(const WeightBlock& weight, const uint8_t* tile, TileLayout layout, int first,
+void StripsOf(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout, int first,
               const OutputTile& out) {
   if constexpr (N > 1) {
     if (layout.tokens - first < N) {
       return StripsOf<V, N - 1>(weight, tile, layout, first, out);
     }
   }
-  const StripFunction strip = StripFor<V, N>(weight);
+  const StripFunction strip = StripFor<V, N>(weight, first);
   for (int row0 = 0; row0 < out.num_rows; row0 += V::kLanes) {
     strip(weight, tile, layout, first, row0, out);
   }
 }
 
 template <class V>
-void IntTile(const WeightBlock& weight, const uint8_t* tile, TileLayout layout,
+void IntTile(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
              const OutputTile& out) {
   for (int first = 0; first < layout.tokens; first += V::kStripTokens) {
     StripsOf<V>(weight, tile, layout, first, out);

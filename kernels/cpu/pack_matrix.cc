@@ -1,10 +1,13 @@
 // PackCpu: from a canonical matrix to the layout of packed_matrix.h.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/weight_element.h"
 #include "kernels/half.h"
 
 namespace nibble {
@@ -239,6 +242,28 @@ void PackPlainScales(const quant::Matrix& matrix, CpuMatrix& packed) {
   }
 }
 
+// The smallest power of two of which all words of the row fit 16 bits, 1 for a row of zeros.
+float UnitOf(const WeightBlock& weight, int32_t row) {
+  float largest = 0;
+  for (int32_t k = 0; k < weight.cols; k += weight.group) {
+    const float scale = WeightScale(weight, row, k);
+    const float offset =
+        WeightOffset(weight, row, k) + static_cast<float>(kWordCenter - weight.zero_point) * scale;
+    largest = std::max({largest, std::fabs(scale) / kMaxScaleWord,
+                        std::fabs(offset) / (kOffsetWordUnits * kMaxOffsetWord)});
+  }
+  int exponent;
+  const float mantissa = std::frexp(largest, &exponent);  // 0.5 .. 1
+  return largest == 0 ? 1.0f : std::ldexp(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);
+}
+
+void PackUnits(CpuMatrix& packed) {
+  for (int32_t block = 0; block < packed.num_blocks(); ++block) {
+    float* const units = packed.block_units(block);
+    for (int32_t row = 0; row < kBlockRows; ++row) units[row] = UnitOf(packed.block(block), row);
+  }
+}
+
 void PackQ4KScales(const quant::Matrix& matrix, CpuMatrix& packed) {
   const int32_t supers = matrix.cols / kSuperCols;
   for (int32_t n = 0; n < matrix.rows; ++n) {
@@ -284,6 +309,7 @@ void PackScales(const quant::Matrix& matrix, CpuMatrix& packed) {
       return PackQ6KScales(matrix, packed);
     default:
       if (packed.shape().group != 0) PackPlainScales(matrix, packed);
+      if (packed.shape().has_words()) PackUnits(packed);
   }
 }
 

@@ -16,16 +16,17 @@
 // Scales are an array of their own, [row block][cols / group][16], f16 where that is exact and f32
 // otherwise (lut4: e8m0 where all are powers of two), each 16 followed by their 16 offsets where
 // the matrix has any. Int4 offsets of exactly -8 * scale (Q4_0), and int5 ones of -16 * scale
-// (Q5_0), become a zero point. Scales whose group is not a multiple of 32 are repeated to one every
-// 16 columns. The k-quants keep what their files hold, per row block and super-block of 256
-// columns:
+// (Q5_0), become a zero point. Before a row block's f16 scales of int4 stand the units of their
+// words (linear_kernels.h), f32 [16]. Scales whose group is not a multiple of 32 are repeated to
+// one every 16 columns. The k-quants keep what their files hold, per row block and super-block of
+// 256 columns:
 //   Q4_K, Q5_K  f16 d[16], f16 -dmin[16]; for each of eight sub-blocks 16 bytes: a nibble of the
 //               scale, and above it one of the min; then 64 bytes with their upper two bits
 //   Q6_K        f16 d[16]; for each of sixteen sub-blocks 16 s8 scales
 //
-// Bits a weight: int4 with groups of 32 is 4.5 (5 with offsets), int5 one more, Q4_K 4.5, Q5_K 5.5,
-// Q6_K 6.5625, int8 8.5, MXFP4 4.25, fp8 8 and little more. Rows that do not fill their last block
-// cost as if they did.
+// Bits a weight: int4 with groups of 32 is 4.5 (5 with offsets) and 32 a row, int5 one more,
+// Q4_K 4.5, Q5_K 5.5, Q6_K 6.5625, int8 8.5, MXFP4 4.25, fp8 8 and little more. Rows that do not
+// fill their last block cost as if they did.
 #pragma once
 
 #include <array>
@@ -111,7 +112,7 @@ constexpr int32_t Q6KSubScaleAt(int32_t row, int sub) {
 // Part of the name of every file that holds packed bytes. One more with every change to the layout,
 // to Shape, to its header (packed_bytes.h), or to what ChooseShape chooses: packed_bytes_test has a
 // digest that notices.
-inline constexpr uint32_t kPackedLayoutVersion = 2;
+inline constexpr uint32_t kPackedLayoutVersion = 3;
 
 // What the values of a matrix let its layout leave out. Of a matrix in pieces, what all of them
 // let it.
@@ -129,6 +130,8 @@ struct PackFacts {
 };
 PackFacts FactsOf(const quant::Matrix& matrix);  // REQUIRES: one that Validate accepts
 
+inline constexpr int32_t kUnitBytes = 4 * kBlockRows;
+
 class CpuMatrix final : public PackedMatrix {
  public:
   struct Shape {
@@ -141,6 +144,7 @@ class CpuMatrix final : public PackedMatrix {
     bool has_offsets = false;
     std::array<float, 16> table = {};  // kLut4
 
+    bool has_words() const { return storage == Storage::kInt4 && scale_type == ScaleType::kF16; }
     int32_t num_groups() const { return group == 0 ? 0 : (cols + group - 1) / group; }
     bool operator==(const Shape&) const = default;
   };
@@ -173,7 +177,12 @@ class CpuMatrix final : public PackedMatrix {
   // For the packer. The index functions count from the start of all codes; scales are found by row
   // block.
   uint8_t* codes() { return codes_.get(); }
-  uint8_t* block_scales(int32_t index) { return scales_.get() + index * block_scale_bytes_; }
+  uint8_t* block_scales(int32_t index) {
+    return scales_.get() + index * block_scale_bytes_ + (shape_.has_words() ? kUnitBytes : 0);
+  }
+  float* block_units(int32_t index) {  // REQUIRES: shape().has_words()
+    return reinterpret_cast<float*>(scales_.get() + index * block_scale_bytes_);
+  }
 
   // out[cols] = row `n` in f32, exactly as quant::DequantizeRow gives it.
   void DequantizeRow(int32_t n, float* out) const;

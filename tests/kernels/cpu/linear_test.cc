@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu/packed_matrix.h"
 #include "tests/kernels/cpu/linear_call.h"
 
 namespace nibble {
@@ -111,8 +112,17 @@ void ExpectNear(const std::vector<float>& y, const std::vector<double>& expected
 }
 
 // f32 accumulation of up to 2048 terms stays within a few units of the last place of the sum of
-// magnitudes.
-constexpr double kF32Tolerance = 2e-6;
+// magnitudes; scales in words (linear_kernels.h) are within 2^-15 of a feature's largest, those of
+// offsets within 2^-11 of it.
+constexpr double kF32Tolerance = 2e-6, kWordTolerance = 6e-5;
+
+double ToleranceOf(const LinearCall& call, CpuActivations activations) {
+  bool words = false;
+  for (const auto& weight : call.packed) {
+    words = words || static_cast<const cpu::CpuMatrix&>(*weight).shape().has_words();
+  }
+  return words && activations == CpuActivations::kInt8 ? kWordTolerance : kF32Tolerance;
+}
 
 TEST_P(LinearTest, AgreesWithFloat64OnTheDequantizedWeights) {
   for (const WeightCase& weight : kWeights) {
@@ -125,7 +135,8 @@ TEST_P(LinearTest, AgreesWithFloat64OnTheDequantizedWeights) {
       call.FillX(rows, 100 + rows);
       std::vector<double> sizes;
       const std::vector<double> expected = call.Reference(activations(), &sizes);
-      ExpectNear(call.Run(pool, isa(), activations()), expected, sizes, kF32Tolerance);
+      ExpectNear(call.Run(pool, isa(), activations()), expected, sizes,
+                 ToleranceOf(call, activations()));
     }
   }
 }
@@ -142,7 +153,8 @@ TEST_P(LinearTest, AddsBiasAndAccumulates) {
       call.accumulate = accumulate;
       std::vector<double> sizes;
       const std::vector<double> expected = call.Reference(activations(), &sizes);
-      ExpectNear(call.Run(pool, isa(), activations()), expected, sizes, kF32Tolerance);
+      ExpectNear(call.Run(pool, isa(), activations()), expected, sizes,
+                 ToleranceOf(call, activations()));
     }
   }
 }
@@ -261,6 +273,52 @@ TEST_P(LinearTest, ExtremeCodesDoNotSaturate) {
   }
 }
 
+// The same for words: both of a scale and of its offset as large as they get, in the one sum of 32
+// bits that a pair of groups has.
+TEST_P(LinearTest, WordsAtTheirLargestDoNotOverflow) {
+  for (const float sign : {-1.0f, 1.0f}) {
+    for (const uint8_t code : {0x00, 0xFF}) {
+      quant::Matrix matrix = quant::RandomMatrix({.rows = 16, .cols = 96, .offsets = true}, 16);
+      std::fill(matrix.codes.begin(), matrix.codes.end(), code);
+      // Centred, the offset is 8 scales: half of the words of the scale.
+      std::fill(matrix.scales.begin(), matrix.scales.end(), sign * (2 - 0x1p-10f));
+      std::fill(matrix.offsets.begin(), matrix.offsets.end(), 0.0f);
+      LinearCall call;
+      call.AddWeight(std::move(matrix));
+      for (const float value : {-127.0f, 127.0f}) {
+        call.FillX(9, 21);
+        std::fill(call.x.begin(), call.x.end(), value);
+        ThreadPool pool(1);
+        std::vector<double> sizes;
+        const std::vector<double> expected = call.Reference(CpuActivations::kF32, &sizes);
+        ExpectNear(call.Run(pool, isa(), activations()), expected, sizes, kF32Tolerance);
+      }
+    }
+  }
+}
+
+// Groups whose scales differ by as much as files hold: those of x a thousandfold and more, those of
+// the weight likewise. What is lost is a part of the largest, of the row of x and of the feature.
+TEST_P(LinearTest, WordsOfUnequalGroupsLoseAPartOfTheLargest) {
+  quant::Matrix matrix = quant::RandomMatrix({.rows = 32, .cols = 160, .offsets = true}, 17);
+  for (size_t i = 0; i < matrix.scales.size(); ++i) {
+    const float factor = i % 3 == 0 ? 1.0f : i % 3 == 1 ? 0x1p-5f : 0x1p-9f;
+    matrix.scales[i] *= factor;
+    matrix.offsets[i] *= factor;
+  }
+  LinearCall call;
+  call.AddWeight(std::move(matrix));
+  call.FillX(9, 22);
+  for (size_t i = 0; i < call.x.size(); ++i) {
+    call.x[i] *= i / 32 % 3 == 0 ? 1000.0f : i / 32 % 3 == 1 ? 1.0f : 1e-4f;
+  }
+  ThreadPool pool(1);
+  std::vector<double> sizes;
+  const std::vector<double> expected = call.Reference(activations(), &sizes);
+  ExpectNear(call.Run(pool, isa(), activations()), expected, sizes,
+             ToleranceOf(call, activations()));
+}
+
 // The same for tables read in two planes: 16 bits of the largest entry, either sign.
 TEST_P(LinearTest, ExtremeTableEntriesDoNotSaturate) {
   for (const float entry : {-1.0f, 1.0f}) {
@@ -323,7 +381,8 @@ TEST_P(LinearIsaTest, SeveralWeightsOfDifferentFormatsInOneCall) {
     call.FillBias(7);
     std::vector<double> sizes;
     const std::vector<double> expected = call.Reference(activations, &sizes);
-    ExpectNear(call.Run(pool, GetParam(), activations), expected, sizes, kF32Tolerance);
+    ExpectNear(call.Run(pool, GetParam(), activations), expected, sizes,
+               ToleranceOf(call, activations));
   }
 }
 
@@ -339,7 +398,7 @@ TEST_P(LinearIsaTest, ManyRowsOnManyThreads) {
   const std::vector<double> expected = call.Reference(CpuActivations::kInt8, &sizes);
   for (int threads = 1; threads <= 5; ++threads) {
     ThreadPool pool(threads);
-    ExpectNear(call.Run(pool, GetParam(), CpuActivations::kInt8), expected, sizes, kF32Tolerance);
+    ExpectNear(call.Run(pool, GetParam(), CpuActivations::kInt8), expected, sizes, kWordTolerance);
   }
 }
 

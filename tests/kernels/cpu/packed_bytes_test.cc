@@ -192,8 +192,8 @@ TEST(PackedBytesTest, TheBytesAreThoseOfTheLayoutVersion) {
     hash = Digest(absl::MakeConstSpan(header, bytes.header.size()), hash);
     for (const auto& section : bytes.sections) hash = Digest(section, hash);
   }
-  EXPECT_EQ(kPackedLayoutVersion, 2u);
-  EXPECT_EQ(hash, 8459306945144542971u)
+  EXPECT_EQ(kPackedLayoutVersion, 3u);
+  EXPECT_EQ(hash, 11078515793062114405u)
       << "if the layout changed on purpose, raise kPackedLayoutVersion";
 }
 

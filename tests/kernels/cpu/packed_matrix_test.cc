@@ -1,5 +1,7 @@
 #include "kernels/cpu/packed_matrix.h"
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 #include <string>
 #include <utility>
@@ -225,9 +227,47 @@ TEST(PackCpuTest, NativeFormatsCostTheirFilesBytes) {
 TEST(PackCpuTest, ScalesAreF16WhereThatIsExact) {
   quant::Matrix matrix = quant::RandomMatrix({.rows = 32, .cols = 64}, 1);
   EXPECT_EQ(Pack(matrix)->size_bytes(),
-            32 * 64 / 2 + 32 * 2 * 2);  // 4.5 bits a weight... and 0.5 of f16
+            32 * 64 / 2 + 32 * 2 * 2 + 32 * 4);  // codes, f16 scales, the units of their words
   matrix.scales[7] = 0.1f;
   EXPECT_EQ(Pack(matrix)->size_bytes(), 32 * 64 / 2 + 32 * 2 * 4);
+}
+
+// The smallest power of two for which scales, and offsets centred at code 8, fit their words.
+TEST(PackCpuTest, UnitsAreTheSmallestThatWordsFit) {
+  const auto largest_words = [](const quant::Matrix& matrix, int32_t row) {
+    const auto packed = Pack(matrix);
+    const float unit = AsCpu(*packed).block(row / 16).units[row % 16];
+    int exponent;
+    EXPECT_EQ(std::frexp(unit, &exponent), 0.5f) << "row " << row;
+    const size_t groups = matrix.scales.size() / matrix.rows;
+    float scale = 0, offset = 0;
+    for (size_t i = row * groups; i < (row + 1) * groups; ++i) {
+      const float own = matrix.offsets.empty() ? 0 : matrix.offsets[i];
+      scale = std::max(scale, std::fabs(matrix.scales[i]) / unit);
+      offset = std::max(offset, std::fabs(own + 8 * matrix.scales[i]) / unit / kOffsetWordUnits);
+    }
+    return std::pair(scale, offset);
+  };
+  quant::Matrix matrix = quant::RandomMatrix({.rows = 37, .cols = 96, .offsets = true}, 5);
+  for (int32_t n = 0; n < matrix.rows; ++n) {
+    const auto [scale, offset] = largest_words(matrix, n);
+    EXPECT_TRUE(scale <= kMaxScaleWord && offset <= kMaxOffsetWord) << "row " << n;
+    EXPECT_TRUE(2 * scale > kMaxScaleWord || 2 * offset > kMaxOffsetWord) << "row " << n;
+  }
+  std::fill(matrix.scales.begin(), matrix.scales.end(), 0.0f);
+  std::fill(matrix.offsets.begin(), matrix.offsets.end(), 0.0f);
+  EXPECT_EQ(AsCpu(*Pack(matrix)).block(0).units[3], 1.0f);
+  EXPECT_EQ(AsCpu(*Pack(matrix)).block(2).units[15], 1.0f);          // a row of padding
+  std::fill(matrix.scales.begin(), matrix.scales.end(), -0x1p-24f);  // the smallest f16
+  EXPECT_LE(largest_words(matrix, 0).first, kMaxScaleWord);
+  std::fill(matrix.scales.begin(), matrix.scales.end(), 65504.0f);  // the largest
+  EXPECT_LE(largest_words(matrix, 0).first, kMaxScaleWord);
+  // Others have none.
+  for (const bool f16 : {false, true}) {
+    const auto packed = Pack(quant::RandomMatrix(
+        {.format = f16 ? Format::kInt8 : Format::kInt4Affine, .rows = 16, .f16_scales = f16}, 5));
+    EXPECT_EQ(AsCpu(*packed).block(0).units, nullptr);
+  }
 }
 
 TEST(PackCpuTest, OffsetsOfMinusEightScalesBecomeAZeroPoint) {
