@@ -14,7 +14,10 @@ namespace {
 constexpr int kPrefetchBytes = 8192;
 constexpr int kFarPrefetchBytes = 16384;
 
-[[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes) {
+// For the features from row0 on: those of a block's first register ask for all of them.
+template <class V>
+[[gnu::always_inline]] inline void PrefetchCodes(const uint8_t* codes, int bytes, int row0) {
+  if (V::kLanes < kBlockRows && row0 > 0) return;
   for (int i = 0; i < bytes; i += 64) {
     __builtin_prefetch(codes + kPrefetchBytes + i, 0, 3);
     __builtin_prefetch(codes + kFarPrefetchBytes + i, 0, 2);

@@ -80,7 +80,7 @@ void GroupStrip(const WeightBlock& weight, const uint8_t* tile, const TileLayout
   for (int32_t k = 0; k < weight.cols; k += weight.group) {
     const ScalePair<V> group = scales.Next();
     for (int32_t c = 0; c < chunks_per_scale; ++c) {
-      PrefetchCodes(codes, Chunk::kBytes);
+      PrefetchCodes<V>(codes, Chunk::kBytes, row0);
       typename V::Ints dots[T];
       Dots<V, kWholeChunk, kZeroShift, T>(
           chunk, codes, [&](int t) { return x.Codes(t); }, [&](int t) { return x.MinusSum(t); },
@@ -126,7 +126,7 @@ void HalfGroupStrip(const WeightBlock& weight, const uint8_t* tile, const TileLa
     }
   };
   for (int32_t k = 0; k < weight.cols; k += kGroup, x.NextGroup(), codes += Chunk::kBytes) {
-    PrefetchCodes(codes, Chunk::kBytes);
+    PrefetchCodes<V>(codes, Chunk::kBytes, row0);
     add_half.template operator()<0>();
     add_half.template operator()<1>();
   }

@@ -104,7 +104,7 @@ void WordStrip(const WeightBlock& weight, const uint8_t* tile, const TileLayout&
     const int32_t minus_sum = x.At().pair_minus_sum_at(group);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) dots[t] = V::BroadcastInt(at(minus_sum, t));
-    PrefetchCodes(codes, Chunk::kBytes);
+    PrefetchCodes<V>(codes, Chunk::kBytes, row0);
     // Other pairs hide the latency of a chain.
     AddDots<V, kWholeChunk, T, T == 1 ? 2 : 1>(
         chunk, codes, [&](int t) { return x.Codes(t); }, dots);
