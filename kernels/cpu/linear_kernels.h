@@ -133,14 +133,14 @@ inline constexpr float kSmallestScaled = 0x1p-100f;
 
 struct LinearKernels {
   // Quantizes columns k0 .. k1 - 1 of all tokens of a tile; x[t * x_stride + k] is column k of
-  // token t. k0 % 32 == 0 == k1 % 32. A whole tile at once, because tokens share the cache lines of
-  // their scales and sums.
+  // token t. k0 % 32 == 0 == k1 % 32; with words k0 % 64 == 0, and k1 % 64 but at the last column.
+  // A whole tile at once, because tokens share the cache lines of their scales and sums.
   void (*quantize_tile)(const float* x, int64_t x_stride, int32_t k0, int32_t k1,
                         const TileLayout& layout, uint8_t* tile);
 
-  // The tile of an int4 or int8 row block times quantized activations. One that has
-  // units makes words of its scales on the way; with `words`, 64-byte aligned and NumPairs *
-  // PairWordsBytes long, they are kept for the other tiles it meets.
+  // The tile of an int4 or int8 row block times quantized activations. One that has units makes
+  // words of its scales on the way; in `words`, 64-byte aligned and NumPairs * PairWordsBytes long,
+  // they are kept for the other tiles it meets.
   void (*int_tile)(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
                    const OutputTile& out);
 

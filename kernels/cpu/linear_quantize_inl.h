@@ -94,7 +94,8 @@ template <int N>
     const float inverse = larger > 0 ? kOne / larger : 0.0f;
     int32_t word[2], sum[2];
     for (int i = 0; i < 2; ++i) {
-      word[i] = static_cast<int32_t>(__builtin_rintf(scale[i][n] * inverse));
+      const float ratio = scale[i][n] * inverse;  // NaN has no word
+      word[i] = static_cast<int32_t>(ratio >= 0 ? __builtin_rintf(ratio) : 0.0f);
       sum[i] = (word[i] * -minus_sum[i][n] + (1 << (kSumShift - 1))) >> kSumShift;
       times8[i][n] = 8 * minus_sum[i][n];
     }
