@@ -55,6 +55,8 @@ inline constexpr int32_t kQ6KSubScalesAt = 32;
 // centred offset is 0, s16 offsets [16][2]; an odd last group has a partner of zeros.
 inline constexpr int32_t kWordCenter = 8;
 inline constexpr float kMaxScaleWord = 32767, kMaxOffsetWord = 16383, kOffsetWordUnits = 16;
+// Of activations (TileLayout): the scale word of the larger group, and what sums are shifted by.
+inline constexpr int32_t kActivationScaleOne = 1 << 14, kSumWordShift = 11;
 constexpr int32_t NumPairs(int32_t groups) { return (groups + 1) / 2; }
 constexpr int32_t PairWordsBytes(bool offset_words) {
   return kBlockRows * 4 * (offset_words ? 2 : 1);

@@ -78,7 +78,6 @@ template <class V>
 template <int N>
 [[gnu::always_inline]] inline void MakeWords(const TileLayout& layout, int t, const uint8_t* first,
                                              const uint8_t* second, uint8_t* pair) {
-  constexpr int32_t kOne = 1 << 14, kSumShift = 11;
   float scale[2][N] = {};
   int32_t minus_sum[2][N] = {};
   const auto load = [&](int i, const uint8_t* group) __attribute__((always_inline)) {
@@ -87,17 +86,17 @@ template <int N>
   };
   load(0, first);
   if (second != nullptr) load(1, second);
-  int32_t times8[2][N], scales[N], sums[N];
+  int32_t centers[2][N], scales[N], sums[N];
   float factor[N];
   for (int n = 0; n < N; ++n) {
     const float larger = scale[0][n] > scale[1][n] ? scale[0][n] : scale[1][n];
-    const float inverse = larger > 0 ? kOne / larger : 0.0f;
+    const float inverse = larger > 0 ? kActivationScaleOne / larger : 0.0f;
     int32_t word[2], sum[2];
     for (int i = 0; i < 2; ++i) {
       const float ratio = scale[i][n] * inverse;  // NaN has no word
       word[i] = static_cast<int32_t>(ratio >= 0 ? __builtin_rintf(ratio) : 0.0f);
-      sum[i] = (word[i] * -minus_sum[i][n] + (1 << (kSumShift - 1))) >> kSumShift;
-      times8[i][n] = 8 * minus_sum[i][n];
+      sum[i] = (word[i] * -minus_sum[i][n] + (1 << (kSumWordShift - 1))) >> kSumWordShift;
+      centers[i][n] = kWordCenter * minus_sum[i][n];
     }
     scales[n] = (word[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(word[1]) << 16);
     sums[n] = (sum[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(sum[1]) << 16);
@@ -107,7 +106,7 @@ template <int N>
   const auto store = [&](int32_t field, const void* from) __attribute__((always_inline)) {
     __builtin_memcpy(pair + field + 4 * t, from, 4 * N);
   };
-  for (int i = 0; i < 2; ++i) store(layout.pair_minus_sum_at(i), times8[i]);
+  for (int i = 0; i < 2; ++i) store(layout.pair_minus_sum_at(i), centers[i]);
   store(layout.pair_scales_at(), scales);
   store(layout.pair_sums_at(), sums);
   store(layout.pair_factor_at(), factor);

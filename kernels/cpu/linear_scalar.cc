@@ -66,10 +66,10 @@ void StorePair(const uint8_t* group, bool alone, const TileLayout& layout, int32
   const bool spoilt = std::isnan(scale[0]) || std::isnan(scale[1]);
   const float larger = std::fmax(scale[0], scale[1]);
   for (int i = 0; i < 2; ++i) {
-    const float ratio = larger > 0 && !spoilt ? scale[i] * (16384.0f / larger) : 0;
+    const float ratio = larger > 0 && !spoilt ? scale[i] * (kActivationScaleOne / larger) : 0;
     const auto word = static_cast<int32_t>(std::nearbyint(ratio));
-    const int32_t sum = (word * -minus_sum[i] + 1024) >> 11;
-    Store<int32_t>(pair + layout.pair_minus_sum_at(i), token, 8 * minus_sum[i]);
+    const int32_t sum = (word * -minus_sum[i] + (1 << (kSumWordShift - 1))) >> kSumWordShift;
+    Store<int32_t>(pair + layout.pair_minus_sum_at(i), token, kWordCenter * minus_sum[i]);
     Store<int16_t>(pair + layout.pair_scales_at(), 2 * token + i, static_cast<int16_t>(word));
     Store<int16_t>(pair + layout.pair_sums_at(), 2 * token + i, static_cast<int16_t>(sum));
   }

@@ -37,7 +37,7 @@ int64_t BlockScaleBytes(const CpuMatrix::Shape& shape) {
     case ScaleType::kF32:
       return scales * 4;
     case ScaleType::kF16:
-      return scales * 2 + (shape.has_words() ? kUnitBytes : 0);
+      return scales * 2 + shape.unit_bytes();
     case ScaleType::kE8m0:
       return (scales + 31) / 32 * 32;  // the next row block's begin on a multiple of 32 too
     case ScaleType::kQ4K:
@@ -91,10 +91,9 @@ std::array<absl::Span<const uint8_t>, CpuMatrix::kNumSections> CpuMatrix::sectio
 
 WeightBlock CpuMatrix::block(int32_t index) const {
   const uint8_t* const scales = scales_.get() + index * block_scale_bytes_;
-  const bool words = shape_.has_words();
   return {.codes = codes_.get() + index * block_code_bytes_,
-          .scales = words ? scales + kUnitBytes : scales,
-          .units = words ? reinterpret_cast<const float*>(scales) : nullptr,
+          .scales = scales + shape_.unit_bytes(),
+          .units = shape_.has_words() ? reinterpret_cast<const float*>(scales) : nullptr,
           .lut = shape_.storage == Storage::kLut4 ? &lut_ : nullptr,
           .cols = shape_.cols,
           .group = shape_.group,

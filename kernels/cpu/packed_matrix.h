@@ -130,8 +130,6 @@ struct PackFacts {
 };
 PackFacts FactsOf(const quant::Matrix& matrix);  // REQUIRES: one that Validate accepts
 
-inline constexpr int32_t kUnitBytes = 4 * kBlockRows;
-
 class CpuMatrix final : public PackedMatrix {
  public:
   struct Shape {
@@ -145,6 +143,8 @@ class CpuMatrix final : public PackedMatrix {
     std::array<float, 16> table = {};  // kLut4
 
     bool has_words() const { return storage == Storage::kInt4 && scale_type == ScaleType::kF16; }
+    // Before each row block's scales.
+    int32_t unit_bytes() const { return has_words() ? 4 * kBlockRows : 0; }
     int32_t num_groups() const { return group == 0 ? 0 : (cols + group - 1) / group; }
     bool operator==(const Shape&) const = default;
   };
@@ -178,7 +178,7 @@ class CpuMatrix final : public PackedMatrix {
   // block.
   uint8_t* codes() { return codes_.get(); }
   uint8_t* block_scales(int32_t index) {
-    return scales_.get() + index * block_scale_bytes_ + (shape_.has_words() ? kUnitBytes : 0);
+    return scales_.get() + index * block_scale_bytes_ + shape_.unit_bytes();
   }
   float* block_units(int32_t index) {  // REQUIRES: shape().has_words()
     return reinterpret_cast<float*>(scales_.get() + index * block_scale_bytes_);
