@@ -137,10 +137,11 @@ using StripFunction = void (*)(const WeightBlock&, const uint8_t*, const TileLay
                                const OutputTile&);
 
 // The strip of a format whose scales are plain arrays; kZeroShift is of the case without offsets.
-template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift>
+template <class V, class Chunk, int T, int kZeroShift, int kOffsetsZeroShift, bool kAllF16 = false>
 StripFunction PlainStripFor(const WeightBlock& weight) {
-  return weight.has_offsets ? GroupStrip<V, Chunk, PlainScales<V, true>, T, kOffsetsZeroShift>
-                            : GroupStrip<V, Chunk, PlainScales<V, false>, T, kZeroShift>;
+  return weight.has_offsets
+             ? GroupStrip<V, Chunk, PlainScales<V, true, kAllF16>, T, kOffsetsZeroShift>
+             : GroupStrip<V, Chunk, PlainScales<V, false, kAllF16>, T, kZeroShift>;
 }
 
 template <class V, int T>
@@ -149,8 +150,13 @@ StripFunction Int4StripFor(const WeightBlock& weight, int first) {
   if (weight.scale_type == ScaleType::kQ4K) {
     return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
   }
-  return weight.zero_point == 0 ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
-                                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
+  const bool zero = weight.zero_point == 0;
+  if (weight.scale_type == ScaleType::kF16) {  // of activations that words are too coarse for
+    return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0, true>(weight)
+                : PlainStripFor<V, Int4Chunk<V>, T, 3, 0, true>(weight);
+  }
+  return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0>(weight)
+              : PlainStripFor<V, Int4Chunk<V>, T, 3, 0>(weight);
 }
 
 template <class V, int T>
