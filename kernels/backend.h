@@ -5,6 +5,7 @@
 // synchronises.
 #pragma once
 
+#include <atomic>
 #include <compare>
 #include <cstdint>
 #include <functional>
@@ -153,11 +154,16 @@ class Backend {
   // Info().num_threads on the cpu backend), in no order; returns when all are done. Not within a step.
   virtual void RunParts(int num_parts, absl::FunctionRef<void(int part)> fn) = 0;
 
-  // Runs `step` now, or replays what it recorded for the same key. Exactly the ops below and CopyToDevice may be called
-  // inside; its copies come before its ops. What Sample writes to the host is there after Synchronize.
+  // Runs `step` now, or replays what it recorded for the same key. Exactly the ops below, CountLayer and CopyToDevice may
+  // be called inside; its copies come before its ops, which may run when `step` has returned only, several at once where
+  // they are about different rows. What Sample writes to the host is there after Synchronize.
   virtual void RunStep(StepKey key, absl::FunctionRef<void()> step) = 0;
   // Waits for everything issued; the first latched fault since the last call, as INTERNAL naming the op.
   virtual absl::Status Synchronize() = 0;
+  // ++counter when the ops called before are done, so that another thread sees that a long step goes on: within a step
+  // whose ops run together, evenly over it. A step that is replayed counts when it is recorded only; a device that
+  // does so is done with any step in less than a second.
+  virtual void CountLayer(std::atomic<int64_t>& counter) = 0;
 
   virtual void Embed(const EmbedParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;

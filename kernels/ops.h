@@ -114,7 +114,7 @@ struct RopeStoreKvParams {
 // Causal attention over the paged cache, prefill and decode rows together; grouped-query when num_heads is a
 // multiple of num_kv_heads.  For sequence s, its query rows are cu_seqlens_q[s] .. cu_seqlens_q[s+1] - 1, they are
 // the *last* rows of a context of context_lens[s] tokens (their own k and v are already stored), and query row i of
-// n sees cache positions 0 .. context_lens[s] - n + i.
+// n sees cache positions 0 .. context_lens[s] - n + i. Of what a step stores, a sequence sees only its own.
 //   q [tokens, num_heads * head_dim] (the first columns of qkv; stride says so);  out [tokens, num_heads * head_dim]
 //   block_table [num_seqs, max_blocks]: block of positions b * block_size ..
 struct AttentionParams {

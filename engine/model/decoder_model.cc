@@ -60,7 +60,7 @@ void DecoderModel::Forward(Backend& backend, const StepInput& input, const int32
   for (int32_t i = 0; i < config_.num_layers; ++i) {
     Attend(backend, layers_[i], cache.layer(i), input, space);
     FeedForward(backend, layers_[i], input.num_tokens(), space);
-    layers_run.fetch_add(1, std::memory_order_relaxed);
+    backend.CountLayer(layers_run);
   }
 }
 

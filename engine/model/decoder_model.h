@@ -39,7 +39,7 @@ class DecoderModel {
 
   // Runs the layers over the step's tokens: writes their k and v, leaves the last residual in
   // space.hidden. `drawn` (on the device) is what ids below 0 of the input stand for. `layers_run`
-  // is raised as each layer has been handed to the backend.
+  // is raised for each layer (Backend::CountLayer).
   void Forward(Backend& backend, const StepInput& input, const int32_t* drawn, const KvCache& cache,
                const Workspace& space, std::atomic<int64_t>& layers_run) const;
 

@@ -122,8 +122,6 @@ class DecoderRunner : public DeviceRunner {
 
   const MatrixReport& matrices() const override { return model_.matrices(); }
 
-  // A step that the device replays (Backend::RunStep) is counted when it is recorded only; such a
-  // device is done with any step in less than a second.
   int64_t layers_run() const override { return layers_run_.load(std::memory_order_relaxed); }
 
   absl::StatusOr<StepResult> Run(const Batch& batch) override {

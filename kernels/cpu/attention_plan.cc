@@ -26,7 +26,7 @@ AttentionPlan::AttentionPlan(ThreadPool& pool, const RowKernels& kernels)
       kernels_(kernels),
       max_joins_(kJobsPerThread * pool.size()),
       joins_(std::make_unique<Join[]>(max_joins_)),
-      join_states_(kJoinFloats),
+      join_states_(pool.size() > 1 ? kJoinFloats : 0),
       scratch_(pool.size()) {}
 
 void AttentionPlan::Run(const AttentionParams& params) {

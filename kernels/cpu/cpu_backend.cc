@@ -1,5 +1,5 @@
-// The CPU backend: memory, the latched fault, and each op handed to its kernel with the work split
-// over the pool.
+// The CPU backend: memory, packed weights, and steps, whose ops run on the pool (cpu_ops.h), op by
+// op or in lanes (step_lanes.h).
 
 #include <sys/mman.h>
 
@@ -14,8 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/check.h"
-#include "kernels/cpu/attention_plan.h"
 #include "kernels/cpu/cpu_count.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/matrix_packer.h"
@@ -24,15 +24,14 @@
 #include "kernels/cpu/packed_bytes.h"
 #include "kernels/cpu/planned_bytes.h"
 #include "kernels/cpu/row_kernels.h"
-#include "kernels/cpu/sample.h"
+#include "kernels/cpu/step_lanes.h"
+#include "kernels/cpu/step_ops.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace nibble {
 namespace {
 
 constexpr int32_t kMaxThreads = 256;
-// Elements below which a row op is not worth a barrier (about a microsecond on one core).
-constexpr int64_t kSerialElements = 4096;
 // From here on a buffer is worth huge pages, and one page more or less of memory does not matter.
 constexpr int64_t kHugeBufferBytes = int64_t{64} << 20;
 
@@ -66,8 +65,8 @@ class CpuBackend : public Backend {
         placement_(std::move(placement)),
         weight_memory_(placement_),
         pool_(num_threads, placement_),
-        attention_(pool_, kernels_),
-        sample_scratch_(pool_.size()) {}
+        ops_(pool_, isa_.isa, activations_, kernels_),
+        lanes_(pool_, ops_, isa_.isa, activations_, kernels_) {}
 
   DeviceInfo Info() const override {
     DeviceInfo info;
@@ -135,101 +134,42 @@ class CpuBackend : public Backend {
     pool_.Run(num_parts, fn);
   }
 
-  void RunStep(StepKey, absl::FunctionRef<void()> step) override { step(); }
+  // A step is noted down first: where lanes do not come into question, ops run as they are called.
+  void RunStep(StepKey, absl::FunctionRef<void()> step) override {
+    if (pool_.size() == 1 || placement_.num_nodes() > 1) return step();
+    step_ops_.Clear();
+    in_step_ = true;
+    step();
+    in_step_ = false;
+    lanes_.Run(step_ops_.Take());
+  }
   absl::Status Synchronize() override {
-    if (fault_.empty()) return absl::OkStatus();
-    return absl::InternalError(std::exchange(fault_, {}));
+    std::string fault = ops_.TakeFault();
+    if (fault.empty()) return absl::OkStatus();
+    return absl::InternalError(std::move(fault));
+  }
+  void CountLayer(std::atomic<int64_t>& counter) override {
+    if (in_step_) return step_ops_.Add(cpu::LayerCount{&counter});
+    counter.fetch_add(1, std::memory_order_relaxed);
   }
 
-  void Embed(const EmbedParams& params) override { EmbedCpu(pool_, params); }
-  void Linear(const LinearParams& params) override {
-    LinearCpu(pool_, linear_scratch_, params, isa_.isa, activations_, &kernels_);
-  }
-  void Attention(const AttentionParams& params) override { attention_.Run(params); }
-
-  void RmsNorm(const RmsNormParams& params) override {
-    ForRows(params.x.rows, params.x.cols, [&](int32_t r) {
-      float* residual = params.residual ? params.residual.f32_row(r) : nullptr;
-      kernels_.rms_norm(params.x.f32_row(r), residual, params.weight, params.epsilon, params.x.cols,
-                        params.out.f32_row(r));
-    });
-  }
-
-  void GatedActivation(const GatedActivationParams& params) override {
-    const int32_t cols = params.out.cols;
-    ForRows(params.out.rows, cols, [&](int32_t r) {
-      const float* gate = params.gate_up.f32_row(r);
-      kernels_.gated(gate, gate + cols, 0, 1, cols, params.out.f32_row(r), 0);
-    });
-  }
-
-  void GatherRows(const GatherRowsParams& params) override {
-    for (int32_t r = 0; r < params.out.rows; ++r) {
-      std::memcpy(params.out.f32_row(r), params.x.f32_row(params.rows[r]),
-                  sizeof(float) * params.out.cols);
-    }
-  }
-
-  void RopeStoreKv(const RopeStoreKvParams& params) override {
-    const KvLayer& cache = params.cache;
-    const int64_t head_bytes = KvHeadBytes(cache.dtype, cache.block_size, cache.head_dim);
-    const auto rope_store = kernels_.ForCache(cache.dtype).rope_store;
-    ForRows(params.qkv.rows, params.qkv.cols, [&](int32_t r) {
-      const int32_t slot = params.slots[r];
-      const int64_t block = slot / cache.block_size * (cache.num_kv_heads * head_bytes);
-      cpu::RopeStoreRow row;
-      row.qkv = params.qkv.f32_row(r);
-      row.num_heads = params.num_heads;
-      row.num_kv_heads = cache.num_kv_heads;
-      row.head_dim = cache.head_dim;
-      row.rotary_dim = params.rotary_dim;
-      row.half_layout = params.layout == RopeLayout::kHalf;
-      row.cos_sin = params.cos_sin + int64_t{params.positions[r]} * params.rotary_dim;
-      row.k = static_cast<uint8_t*>(cache.k) + block;
-      row.v = static_cast<uint8_t*>(cache.v) + block;
-      row.head_bytes = head_bytes;
-      row.block_size = cache.block_size;
-      row.offset = slot % cache.block_size;
-      rope_store(row);
-    });
-  }
-
-  void Sample(const SampleParams& params) override {
-    std::atomic<size_t> next{0};
-    std::atomic<int32_t> broken{-1};
-    const auto sample_rows = [&](int slot) {
-      for (size_t i = next++; i < params.rows.size(); i = next++) {
-        const SampleRow& row = params.rows[i];
-        if (!cpu::SampleOneRow(kernels_, params.logits.f32_row(row.logits_row), params.logits.cols,
-                               row, sample_scratch_[slot], &params.out[i])) {
-          broken.store(row.logits_row, std::memory_order_relaxed);
-        }
-        if (params.drawn != nullptr) params.drawn[i] = params.out[i].id;
-      }
-    };
-    if (params.rows.size() == 1) {
-      sample_rows(0);
-    } else {
-      pool_.Run(pool_.size(), sample_rows);
-    }
-    if (broken >= 0 && fault_.empty()) {
-      fault_ = absl::StrCat("op 'sample' on cpu: logits row ", broken.load(),
-                            " has no finite maximum (NaN, infinity or every id forbidden)");
-    }
-  }
+  void Embed(const EmbedParams& params) override { Do(params); }
+  void RmsNorm(const RmsNormParams& params) override { Do(params); }
+  void Linear(const LinearParams& params) override { Do(params); }
+  void RopeStoreKv(const RopeStoreKvParams& params) override { Do(params); }
+  void Attention(const AttentionParams& params) override { Do(params); }
+  void GatedActivation(const GatedActivationParams& params) override { Do(params); }
+  void GatherRows(const GatherRowsParams& params) override { Do(params); }
+  void Sample(const SampleParams& params) override { Do(params); }
 
  private:
-  // fn(r) for every row, `cols` elements of work each.
-  void ForRows(int32_t rows, int64_t cols, absl::FunctionRef<void(int32_t)> fn) {
-    if (rows * cols < kSerialElements || pool_.size() == 1) {
-      for (int32_t r = 0; r < rows; ++r) fn(r);
-      return;
+  template <class Params>
+  void Do(const Params& params) {
+    if (in_step_) {
+      step_ops_.Add(params);
+    } else {
+      ops_.Run(params);
     }
-    const int32_t parts = std::min(rows, 2 * pool_.size());
-    pool_.Run(parts, [&](int part) {
-      const int32_t end = int64_t{rows} * (part + 1) / parts;
-      for (int32_t r = int64_t{rows} * part / parts; r < end; ++r) fn(r);
-    });
   }
 
   const IsaChoice isa_;
@@ -239,10 +179,10 @@ class CpuBackend : public Backend {
   const cpu::NumaPlacement placement_;
   cpu::WeightMemory weight_memory_;
   ThreadPool pool_;
-  LinearScratch linear_scratch_;
-  cpu::AttentionPlan attention_;
-  std::vector<cpu::SampleScratch> sample_scratch_;  // one a pool thread
-  std::string fault_;                               // the first since the last Synchronize
+  cpu::CpuOps ops_;
+  cpu::StepLanes lanes_;
+  cpu::StepOps step_ops_;
+  bool in_step_ = false;  // ops are noted down in step_ops_
 };
 
 }  // namespace

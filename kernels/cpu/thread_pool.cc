@@ -17,14 +17,6 @@ constexpr int kMaxParts = 65535;
 constexpr std::chrono::microseconds kSpinTime{50};
 constexpr int kPausesPerClockRead = 32;
 
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
 // True as soon as `done` is, false after kSpinTime. `crowded`: there are more threads than cores,
 // so whoever is waited for may be waiting for this core.
 template <typename Condition>
@@ -36,7 +28,7 @@ bool SpinUntil(bool crowded, Condition done) {
       if (crowded) {
         std::this_thread::yield();
       } else {
-        Pause();
+        cpu::Pause();
       }
     }
   } while (std::chrono::steady_clock::now() < deadline);

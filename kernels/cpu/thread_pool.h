@@ -29,6 +29,19 @@
 
 namespace nibble {
 
+namespace cpu {
+
+// Between two looks at what another thread is about to write.
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace cpu
+
 class ThreadPool {
  public:
   // REQUIRES: 1 <= num_threads <= 256. The caller of Run counts as one, so num_threads - 1 are
