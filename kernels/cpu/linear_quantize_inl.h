@@ -9,18 +9,45 @@ namespace {
 
 constexpr int kGroupsAhead = 4;  // of the one being quantized: 1.4 KB of a whole tile
 
+// N numbers, one a token. The compiler's own vectors, since it leaves loops with conditional
+// divisions as they are.
+template <int N>
+struct Tokens {
+  typedef float Floats __attribute__((vector_size(4 * N)));
+  typedef int32_t Ints __attribute__((vector_size(4 * N)));
+  typedef uint32_t Bits __attribute__((vector_size(4 * N)));
+
+  template <class Vector>
+  [[gnu::always_inline]] static Vector Load(const void* from) {
+    Vector vector;
+    __builtin_memcpy(&vector, from, sizeof(vector));
+    return vector;
+  }
+  // The nearest integers (ties to even) of numbers from 0 to 2^22.
+  [[gnu::always_inline]] static Ints Round(Floats x) {
+    return (Ints)(x + 12582912.0f) - 0x4B400000;  // 1.5 * 2^23, and its bits
+  }
+};
+
 // What the codes of each token are multiplied with, and its x to become codes.
 struct GroupScales {
   float scale[kTileTokens], inverse[kTileTokens];
 
-  // The magnitudes of floats order like their bits, and so do infinity and NaN above them.
-  [[gnu::always_inline]] explicit GroupScales(const uint32_t (&largest_bits)[kTileTokens]) {
-    for (int t = 0; t < kTileTokens; ++t) {
-      const float largest = __builtin_bit_cast(float, largest_bits[t]);
-      const bool spoilt = largest_bits[t] >= 0x7F800000u, zero = largest < kSmallestScaled;
-      scale[t] = spoilt ? __builtin_nanf("") : zero ? 0 : largest / 127.0f;
-      inverse[t] = spoilt || zero ? 0 : 127.0f / largest;
-    }
+  // Of the first N tokens. The magnitudes of floats order like their bits, and so do infinity and
+  // NaN above them.
+  template <int N>
+  [[gnu::always_inline]] void Set(const uint32_t* largest_bits) {
+    using T = Tokens<N>;
+    using Floats = typename T::Floats;
+    const auto bits = T::template Load<typename T::Bits>(largest_bits);
+    const auto largest = (Floats)bits;
+    const Floats none = {};
+    const Floats of_codes = largest < kSmallestScaled ? none : largest / 127.0f;
+    const Floats of_x = largest < kSmallestScaled ? none : 127.0f / largest;
+    const Floats scales = bits >= 0x7F800000u ? none + __builtin_nanf("") : of_codes;
+    const Floats inverses = bits >= 0x7F800000u ? none : of_x;
+    __builtin_memcpy(scale, &scales, sizeof(scales));
+    __builtin_memcpy(inverse, &inverses, sizeof(inverses));
   }
 };
 
@@ -31,7 +58,12 @@ template <class V>
                                                  const TileLayout& layout, uint8_t* group) {
   uint32_t largest_bits[kTileTokens] = {};
   for (int t = 0; t < layout.tokens; ++t) largest_bits[t] = V::MaxMagnitude32(x + t * x_stride);
-  const GroupScales scales(largest_bits);
+  GroupScales scales;
+  if (layout.tokens == 1) {
+    scales.Set<1>(largest_bits);
+  } else {
+    scales.Set<kTileTokens>(largest_bits);
+  }
   int32_t sums[kTileTokens][2];  // of each half
   for (int t = 0; t < layout.tokens; ++t) {
     V::Quantize32(x + t * x_stride, scales.inverse[t], group + t * kGroup, sums[t]);
@@ -60,7 +92,8 @@ template <class V>
   constexpr TileLayout kLayout{.tokens = kTileTokens};
   uint32_t largest_bits[kTileTokens];
   V::MaxMagnitudes8(x, x_stride, largest_bits);
-  const GroupScales scales(largest_bits);
+  GroupScales scales;
+  scales.Set<kTileTokens>(largest_bits);
   int32_t minus[kTileTokens];
   V::Quantize8(x, x_stride, scales.inverse, group, minus);
   float sums[kTileTokens];
@@ -78,33 +111,33 @@ template <class V>
 template <int N>
 [[gnu::always_inline]] inline void MakeWords(const TileLayout& layout, int t, const uint8_t* first,
                                              const uint8_t* second, uint8_t* pair) {
-  float scale[2][N] = {};
-  int32_t minus_sum[2][N] = {};
+  using T = Tokens<N>;
+  using Floats = typename T::Floats;
+  using Ints = typename T::Ints;
+  Floats scale[2] = {};
+  Ints minus_sum[2] = {};
   const auto load = [&](int i, const uint8_t* group) __attribute__((always_inline)) {
-    __builtin_memcpy(scale[i], group + layout.scale_at() + 4 * t, 4 * N);
-    __builtin_memcpy(minus_sum[i], group + layout.minus_sum_at() + 4 * t, 4 * N);
+    scale[i] = T::template Load<Floats>(group + layout.scale_at() + 4 * t);
+    minus_sum[i] = T::template Load<Ints>(group + layout.minus_sum_at() + 4 * t);
   };
   load(0, first);
   if (second != nullptr) load(1, second);
-  int32_t centers[2][N], scales[N], sums[N];
-  float factor[N];
-  for (int n = 0; n < N; ++n) {
-    const float larger = scale[0][n] > scale[1][n] ? scale[0][n] : scale[1][n];
-    const float inverse = larger > 0 ? kActivationScaleOne / larger : 0.0f;
-    int32_t word[2], sum[2];
-    for (int i = 0; i < 2; ++i) {
-      const float ratio = scale[i][n] * inverse;  // NaN has no word
-      word[i] = static_cast<int32_t>(ratio >= 0 ? __builtin_rintf(ratio) : 0.0f);
-      sum[i] = (word[i] * -minus_sum[i][n] + (1 << (kSumWordShift - 1))) >> kSumWordShift;
-      centers[i][n] = kWordCenter * minus_sum[i][n];
-    }
-    scales[n] = (word[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(word[1]) << 16);
-    sums[n] = (sum[0] & 0xFFFF) | static_cast<int32_t>(static_cast<uint32_t>(sum[1]) << 16);
-    // A NaN of either spoils both.
-    factor[n] = kFactorScale * larger + 0 * (scale[0][n] + scale[1][n]);
+  const Floats none = {};
+  const Floats larger = scale[0] > scale[1] ? scale[0] : scale[1];
+  const Floats inverse = larger > none ? kActivationScaleOne / larger : none;
+  Ints word[2], sum[2], centers[2];
+  for (int i = 0; i < 2; ++i) {
+    const Floats ratio = scale[i] * inverse;  // NaN has no word
+    word[i] = T::Round(ratio >= none ? ratio : none);
+    sum[i] = (word[i] * -minus_sum[i] + (1 << (kSumWordShift - 1))) >> kSumWordShift;
+    centers[i] = kWordCenter * minus_sum[i];
   }
-  const auto store = [&](int32_t field, const void* from) __attribute__((always_inline)) {
-    __builtin_memcpy(pair + field + 4 * t, from, 4 * N);
+  const Ints scales = (word[0] & 0xFFFF) | (word[1] << 16);
+  const Ints sums = (sum[0] & 0xFFFF) | (sum[1] << 16);
+  // A NaN of either spoils both.
+  const Floats factor = kFactorScale * larger + 0.0f * (scale[0] + scale[1]);
+  const auto store = [&](int32_t field, const auto& from) __attribute__((always_inline)) {
+    __builtin_memcpy(pair + field + 4 * t, &from, sizeof(from));
   };
   for (int i = 0; i < 2; ++i) store(layout.pair_minus_sum_at(i), centers[i]);
   store(layout.pair_scales_at(), scales);
