@@ -6,12 +6,12 @@
 namespace nibble::cpu {
 namespace {
 
-// Two tiles of a linear: of fewer, unpacking weights costs more than what lanes save.
-constexpr int32_t kMinLaneRows = 16;
+// A tile of a linear: of fewer, unpacking weights costs more than what lanes save.
+constexpr int32_t kMinLaneRows = 8;
 // A lane has at least as many rows for each thread. Every lane reads all weights, and not when the
 // others do: with n rows a thread of 170 GMAC/s reads 96 / n GB/s of 4-bit weights, and all threads
-// together, by this, no more than 12 GB/s.
-constexpr int32_t kLaneRowsAThread = 8;
+// together, by this, no more than 24 GB/s.
+constexpr int32_t kLaneRowsAThread = 4;
 // What a linear multiplies a block of weights with before it takes the next (kTokenBlock of
 // linear.cc); and the activations of as many rows stay in an L2 cache from op to op.
 constexpr int32_t kMostLaneRows = 64;
