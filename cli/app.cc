@@ -81,12 +81,13 @@ The roofline columns: GB/s and GMAC/s a test reached, and the share of what this
 many threads, just before. Bytes: the packed weights once a step, k and v of every position seen once a step, and of
 every new one once more. MACs: linear and attention. The bandwidth is of a streaming read over as many bytes as the
 weights have; one over a buffer no cache holds is printed beside it. The peak is of byte products in registers, for
-attention of f32 ones, or of bf16 where it multiplies in bf16 (see --cpu-activations).
+attention of f32 ones, or of bf16 where it multiplies in bf16 (see --cpu-activations). A barrier is what lies between
+two ops of all threads: several times as long where their cores share no cache.
 
-JSON: {"machine":{"cpu","isa","threads","version","why","bandwidth_gb_per_s","memory_gb_per_s","peak_gmac_per_s",..},
-"model":{"file","weights_bytes",..},"results":[{"test","prompt_tokens","generate_tokens","context","batch","threads",
-"kv_cache_type","tokens_per_second":{"median","min","max"},"roofline":{"bytes","macs" (of all tokens of one
-repetition),"bytes_per_token","macs_per_token","gb_per_s","gmac_per_s","bandwidth_share","peak_share"}},..]}
+JSON: {"machine":{"cpu","isa","threads","version","why","bandwidth_gb_per_s","memory_gb_per_s","peak_gmac_per_s",
+"barrier_us",..},"model":{"file","weights_bytes",..},"results":[{"test","prompt_tokens","generate_tokens","context",
+"batch","threads","kv_cache_type","tokens_per_second":{"median","min","max"},"roofline":{"bytes","macs" (of all tokens
+of one repetition),"bytes_per_token","macs_per_token","gb_per_s","gmac_per_s","bandwidth_share","peak_share"}},..]}
 
 Examples
   nibble bench --model m.gguf --prompt-tokens 512 --generate-tokens 128 --batch 1,8,32

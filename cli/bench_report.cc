@@ -22,7 +22,8 @@ Json PeaksJson(const MachinePeaks& peaks) {
           {"memory_bytes", peaks.memory_bytes},
           {"peak_gmac_per_s", peaks.int8_macs_per_s / 1e9},
           {"peak_f32_gmac_per_s", peaks.f32_macs_per_s / 1e9},
-          {"peak_attention_gmac_per_s", peaks.attention_macs_per_s / 1e9}};
+          {"peak_attention_gmac_per_s", peaks.attention_macs_per_s / 1e9},
+          {"barrier_us", peaks.barriers_per_s > 0 ? 1e6 / peaks.barriers_per_s : 0.0}};
 }
 
 Json RooflineJson(const Roofline& roofline, const BenchResult& result) {
@@ -41,12 +42,12 @@ void PrintPeaks(const Json& machine, std::ostream& out) {
   for (const Json& peaks : machine["peaks"]) {
     out << absl::StreamFormat(
         "limits, %d threads: %.1f GB/s over %d MiB, %.1f over %d MiB; %.0f int8 GMAC/s, %.0f f32, "
-        "%.0f for attention\n",
+        "%.0f for attention; a barrier %.2f us\n",
         peaks["threads"].get<int>(), peaks["bandwidth_gb_per_s"].get<double>(),
         peaks["bandwidth_bytes"].get<int64_t>() >> 20, peaks["memory_gb_per_s"].get<double>(),
         peaks["memory_bytes"].get<int64_t>() >> 20, peaks["peak_gmac_per_s"].get<double>(),
         peaks["peak_f32_gmac_per_s"].get<double>(),
-        peaks["peak_attention_gmac_per_s"].get<double>());
+        peaks["peak_attention_gmac_per_s"].get<double>(), peaks["barrier_us"].get<double>());
   }
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -80,6 +81,28 @@ double BestRead(ThreadPool& pool, const cpu::PeakKernels& kernels, const uint8_t
   });
 }
 
+// Parts that wait for each other, or one thread would take them all before another has come.
+double BestBarriers(ThreadPool& pool, absl::FunctionRef<double()> now_s) {
+  constexpr int64_t kBarriers = 1000;  // about a millisecond
+  constexpr int kSpins = 4096;
+  return BestRate(now_s, [&] {
+    for (int64_t i = 0; i < kBarriers; ++i) {
+      std::atomic<int> begun{0};
+      pool.Run(pool.size(), [&](int) {
+        begun.fetch_add(1, std::memory_order_relaxed);
+        for (int spins = 0; begun.load(std::memory_order_relaxed) < pool.size(); ++spins) {
+          if (spins < kSpins) {
+            cpu::Pause();
+          } else {
+            std::this_thread::yield();  // fewer cores than threads
+          }
+        }
+      });
+    }
+    return kBarriers;
+  });
+}
+
 int64_t MemoryBytes(const MachineInfo& machine) {
   int64_t last_cache = 0;
   for (const CacheInfo& cache : machine.caches) {
@@ -113,6 +136,7 @@ absl::StatusOr<MachinePeaks> MeasurePeaks(const CpuOptions& options, int64_t wei
   peaks.attention_macs_per_s = ChooseAttention(isa, options.activations).products == DType::kBf16
                                    ? BestMacs(pool, cpu::kAvx512Bf16Macs, now_s)
                                    : peaks.f32_macs_per_s;
+  peaks.barriers_per_s = BestBarriers(pool, now_s);
   const auto round = [](int64_t bytes) { return (bytes + kReadStep - 1) / kReadStep * kReadStep; };
   peaks.bandwidth_bytes = round(weights_bytes);
   peaks.memory_bytes = round(std::max(MemoryBytes(DescribeMachine()), weights_bytes));

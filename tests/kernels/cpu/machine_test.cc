@@ -139,6 +139,7 @@ TEST(MeasurePeaksTest, RatesAreWorkOverTimeOfEveryInstructionSet) {
     EXPECT_GE(peaks->int8_macs_per_s, 2 * 4 * 20000 * 64);
     EXPECT_GE(peaks->f32_macs_per_s, 2 * 4 * 20000 * 64);
     const bool bf16 = ChooseAttention(isa, options.activations).products == DType::kBf16;
+    EXPECT_DOUBLE_EQ(peaks->barriers_per_s, 1000);
     EXPECT_DOUBLE_EQ(peaks->attention_macs_per_s, (bf16 ? 2 : 1) * peaks->f32_macs_per_s);
   }
 }
