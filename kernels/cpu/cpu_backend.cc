@@ -148,10 +148,7 @@ class CpuBackend : public Backend {
     if (fault.empty()) return absl::OkStatus();
     return absl::InternalError(std::move(fault));
   }
-  void CountLayer(std::atomic<int64_t>& counter) override {
-    if (in_step_) return step_ops_.Add(cpu::LayerCount{&counter});
-    counter.fetch_add(1, std::memory_order_relaxed);
-  }
+  void CountLayer(std::atomic<int64_t>& counter) override { Do(cpu::LayerCount{&counter}); }
 
   void Embed(const EmbedParams& params) override { Do(params); }
   void RmsNorm(const RmsNormParams& params) override { Do(params); }

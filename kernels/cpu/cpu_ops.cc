@@ -14,22 +14,37 @@ namespace {
 constexpr int64_t kSerialElements = 4096;
 constexpr int32_t kSampleParts = 4;  // a thread: rows differ in what drawing them takes
 
-// Asks for the lines that a token's k and v go to: k lies transposed (ops.h), so each of its
-// dimensions has a line of its own, all of them in memory.
-void PrefetchSlot(const KvLayer& cache, int32_t slot) {
+RopeStoreRow RowOf(const RopeStoreKvParams& params, int32_t r) {
+  const KvLayer& cache = params.cache;
   const int64_t head_bytes = KvHeadBytes(cache.dtype, cache.block_size, cache.head_dim);
-  const auto code_bytes = static_cast<int64_t>(SizeOf(cache.dtype));
-  const int64_t first = slot / cache.block_size * (cache.num_kv_heads * head_bytes);
-  const int64_t offset = slot % cache.block_size;
-  for (int32_t h = 0; h < cache.num_kv_heads; ++h) {
-    const auto* const k = static_cast<const uint8_t*>(cache.k) + first + h * head_bytes;
-    const auto* const v = static_cast<const uint8_t*>(cache.v) + first + h * head_bytes;
-    for (int32_t d = 0; d < cache.head_dim; ++d) {
-      __builtin_prefetch(k + (d * int64_t{cache.block_size} + offset) * code_bytes, 1);
+  const int32_t slot = params.slots[r];
+  const int64_t block = slot / cache.block_size * (cache.num_kv_heads * head_bytes);
+  RopeStoreRow row;
+  row.qkv = params.qkv.f32_row(r);
+  row.num_heads = params.num_heads;
+  row.num_kv_heads = cache.num_kv_heads;
+  row.head_dim = cache.head_dim;
+  row.rotary_dim = params.rotary_dim;
+  row.half_layout = params.layout == RopeLayout::kHalf;
+  row.cos_sin = params.cos_sin + int64_t{params.positions[r]} * params.rotary_dim;
+  row.k = static_cast<uint8_t*>(cache.k) + block;
+  row.v = static_cast<uint8_t*>(cache.v) + block;
+  row.head_bytes = head_bytes;
+  row.block_size = cache.block_size;
+  row.offset = slot % cache.block_size;
+  return row;
+}
+
+// Asks for the lines that a row's k and v go to: k lies transposed (ops.h), so each of its
+// dimensions has a line of its own, all of them in memory.
+void PrefetchSlot(const RopeStoreRow& row, int64_t code_bytes) {
+  for (int32_t h = 0; h < row.num_kv_heads; ++h) {
+    const uint8_t* const k = row.k + h * row.head_bytes + row.offset * code_bytes;
+    const uint8_t* const v = row.v + h * row.head_bytes + row.offset * row.head_dim * code_bytes;
+    for (int32_t d = 0; d < row.head_dim; ++d) {
+      __builtin_prefetch(k + d * row.block_size * code_bytes, 1);
     }
-    for (int64_t i = 0; i < cache.head_dim * code_bytes; i += 64) {
-      __builtin_prefetch(v + offset * cache.head_dim * code_bytes + i, 1);
-    }
+    for (int64_t i = 0; i < row.head_dim * code_bytes; i += 64) __builtin_prefetch(v + i, 1);
   }
 }
 
@@ -91,26 +106,14 @@ void CpuOps::Run(const GatherRowsParams& params) {
 
 void CpuOps::Run(const RopeStoreKvParams& params) {
   const KvLayer& cache = params.cache;
-  const int64_t head_bytes = KvHeadBytes(cache.dtype, cache.block_size, cache.head_dim);
   const auto rope_store = kernels_.ForCache(cache.dtype).rope_store;
+  const auto code_bytes = static_cast<int64_t>(SizeOf(cache.dtype));
   ForRows(params.qkv.rows, params.qkv.cols, [&](int32_t r) {
-    const int32_t slot = params.slots[r];
-    const int32_t next = r + 1 < params.qkv.rows ? params.slots[r + 1] : slot;
-    if (next / cache.block_size != slot / cache.block_size) PrefetchSlot(cache, next);
-    const int64_t block = slot / cache.block_size * (cache.num_kv_heads * head_bytes);
-    RopeStoreRow row;
-    row.qkv = params.qkv.f32_row(r);
-    row.num_heads = params.num_heads;
-    row.num_kv_heads = cache.num_kv_heads;
-    row.head_dim = cache.head_dim;
-    row.rotary_dim = params.rotary_dim;
-    row.half_layout = params.layout == RopeLayout::kHalf;
-    row.cos_sin = params.cos_sin + int64_t{params.positions[r]} * params.rotary_dim;
-    row.k = static_cast<uint8_t*>(cache.k) + block;
-    row.v = static_cast<uint8_t*>(cache.v) + block;
-    row.head_bytes = head_bytes;
-    row.block_size = cache.block_size;
-    row.offset = slot % cache.block_size;
+    const RopeStoreRow row = RowOf(params, r);
+    if (r + 1 < params.qkv.rows) {
+      const RopeStoreRow next = RowOf(params, r + 1);
+      if (next.k != row.k) PrefetchSlot(next, code_bytes);
+    }
     rope_store(row);
   });
 }

@@ -3,6 +3,7 @@
 // lane of a step (lanes.h).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,6 +17,11 @@
 #include "kernels/ops.h"
 
 namespace nibble::cpu {
+
+// Backend::CountLayer, as an op.
+struct LayerCount {
+  std::atomic<int64_t>* counter = nullptr;
+};
 
 // One thread calls at a time. What the ops work in grows to the largest call seen, then stays.
 class CpuOps {
@@ -32,6 +38,7 @@ class CpuOps {
   void Run(const GatedActivationParams& params);
   void Run(const GatherRowsParams& params);
   void Run(const SampleParams& params);
+  void Run(const LayerCount& count) { count.counter->fetch_add(1, std::memory_order_relaxed); }
 
   // The first fault since the last call, which names its op; empty where there was none.
   std::string TakeFault();

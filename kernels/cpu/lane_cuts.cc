@@ -10,7 +10,7 @@ namespace {
 constexpr int32_t kMinLaneRows = 8;
 // A lane has at least as many rows for each thread. Every lane reads all weights, and not when the
 // others do: with n rows a thread of 170 GMAC/s reads 96 / n GB/s of 4-bit weights, and all threads
-// together, by this, no more than 24 GB/s.
+// together, by this, no more than 24 GB/s (but for the short lanes that a long step ends with).
 constexpr int32_t kLaneRowsAThread = 4;
 // What a linear multiplies a block of weights with before it takes the next (kTokenBlock of
 // linear.cc); and the activations of as many rows stay in an L2 cache from op to op.
@@ -46,21 +46,21 @@ std::vector<Cut> AllowedCuts(const StepShape& shape) {
 }
 
 // The cut after `from` that is next to `wanted` of its cost, at most kMostLaneRows and, if there
-// are as many, at least `least` rows behind it.
-size_t NextCut(const std::vector<Cut>& allowed, size_t from, double wanted, int32_t least) {
+// are as many, at least kMinLaneRows behind it.
+size_t NextCut(const std::vector<Cut>& allowed, size_t from, double wanted) {
   size_t best = from + 1;
   for (size_t i = from + 1; i < allowed.size(); ++i) {
     const int32_t rows = allowed[i].row - allowed[from].row;
     if (rows > kMostLaneRows && i > from + 1) break;
     const auto off = [&](size_t cut) { return std::abs(allowed[cut].cost - wanted); };
-    if (off(i) <= off(best) || allowed[best].row - allowed[from].row < least) best = i;
+    if (off(i) <= off(best) || allowed[best].row - allowed[from].row < kMinLaneRows) best = i;
   }
-  return allowed.back().row - allowed[best].row < least ? allowed.size() - 1 : best;
+  return allowed.back().row - allowed[best].row < kMinLaneRows ? allowed.size() - 1 : best;
 }
 
 // A lane a thread where that makes none too long; else the first ones long and the last ones short,
 // so that whichever thread comes late, the others wait for a short one.
-std::vector<Cut> ChooseCuts(const std::vector<Cut>& allowed, int32_t threads, int32_t least) {
+std::vector<Cut> ChooseCuts(const std::vector<Cut>& allowed, int32_t threads) {
   const double total = allowed.back().cost;
   const bool one_each = allowed.back().row <= kMostLaneRows * threads;
   std::vector<Cut> cuts = {allowed.front()};
@@ -68,7 +68,7 @@ std::vector<Cut> ChooseCuts(const std::vector<Cut>& allowed, int32_t threads, in
     const double left = total - allowed[at].cost;
     const auto lanes = static_cast<int32_t>(cuts.size());
     const double share = one_each ? left / std::max(threads - lanes + 1, 1) : left / (2 * threads);
-    at = NextCut(allowed, at, allowed[at].cost + share, least);
+    at = NextCut(allowed, at, allowed[at].cost + share);
   }
   return cuts;
 }
@@ -103,7 +103,7 @@ std::vector<Lane> CutLanes(const StepShape& shape) {
   const int64_t least = std::max(kMinLaneRows, kLaneRowsAThread * threads);
   if (threads == 1 || rows < least * threads) return {};
   const std::vector<Cut> allowed = AllowedCuts(shape);
-  const std::vector<Cut> cuts = ChooseCuts(allowed, threads, kMinLaneRows);
+  const std::vector<Cut> cuts = ChooseCuts(allowed, threads);
   if (TimeOf(cuts, threads) * threads > kMostUneven * allowed.back().cost) return {};
   std::vector<Lane> lanes;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -84,19 +83,12 @@ double BestRead(ThreadPool& pool, const cpu::PeakKernels& kernels, const uint8_t
 // Parts that wait for each other, or one thread would take them all before another has come.
 double BestBarriers(ThreadPool& pool, absl::FunctionRef<double()> now_s) {
   constexpr int64_t kBarriers = 1000;  // about a millisecond
-  constexpr int kSpins = 4096;
   return BestRate(now_s, [&] {
     for (int64_t i = 0; i < kBarriers; ++i) {
       std::atomic<int> begun{0};
       pool.Run(pool.size(), [&](int) {
         begun.fetch_add(1, std::memory_order_relaxed);
-        for (int spins = 0; begun.load(std::memory_order_relaxed) < pool.size(); ++spins) {
-          if (spins < kSpins) {
-            cpu::Pause();
-          } else {
-            std::this_thread::yield();  // fewer cores than threads
-          }
-        }
+        cpu::WaitUntil([&] { return begun.load(std::memory_order_relaxed) >= pool.size(); });
       });
     }
     return kBarriers;

@@ -2,16 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <thread>
-#include <type_traits>
 #include <variant>
 
 #include "kernels/check.h"
 
 namespace nibble::cpu {
 namespace {
-
-constexpr int kSpins = 4096;  // about 50 us; then whoever is waited for may need this core
 
 // How far a lane is.
 struct alignas(64) Progress {
@@ -56,16 +52,6 @@ std::vector<Lane> LanesOf(absl::Span<const StepOp> ops, int32_t num_threads) {
   return CutLanes(shape);
 }
 
-void WaitFor(const std::atomic<int32_t>& count, int32_t wanted) {
-  for (int i = 0; count.load(std::memory_order_acquire) < wanted; ++i) {
-    if (i < kSpins) {
-      Pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-}
-
 // What the lanes of a segment share.
 struct Shared {
   explicit Shared(const std::vector<Lane>& all) : lanes(all), progress(all.size()) {}
@@ -92,16 +78,15 @@ class LaneRun {
   }
   void operator()(const AttentionParams& params) {
     for (int32_t i = lane_.first_needed; i < number_; ++i) {
-      WaitFor(shared_.progress[i].layers_stored, layers_stored_);
+      const std::atomic<int32_t>& stored = shared_.progress[i].layers_stored;
+      WaitUntil([&] { return stored.load(std::memory_order_acquire) >= layers_stored_; });
     }
     ops_.Run(RowSlice(params, lane_));
   }
   // Evenly over the step, however many lanes there are.
   void operator()(const LayerCount& count) {
     const int64_t done = shared_.layers.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (done % static_cast<int64_t>(shared_.lanes.size()) == 0) {
-      count.counter->fetch_add(1, std::memory_order_relaxed);
-    }
+    if (done % static_cast<int64_t>(shared_.lanes.size()) == 0) ops_.Run(count);
   }
   // Are segments of their own.
   void operator()(const GatherRowsParams&) { NIBBLE_CHECK(false); }
@@ -140,14 +125,7 @@ void StepLanes::Run(absl::Span<const StepOp> ops) {
 }
 
 void StepLanes::RunWhole(absl::Span<const StepOp> ops) {
-  const auto run = [&](const auto& params) {
-    if constexpr (std::is_same_v<decltype(params), const LayerCount&>) {
-      params.counter->fetch_add(1, std::memory_order_relaxed);
-    } else {
-      whole_.Run(params);
-    }
-  };
-  for (const StepOp& op : ops) std::visit(run, op);
+  for (const StepOp& op : ops) std::visit([&](const auto& params) { whole_.Run(params); }, op);
 }
 
 void StepLanes::RunInLanes(absl::Span<const StepOp> ops, const std::vector<Lane>& lanes) {

@@ -2,21 +2,16 @@
 // in their order, so that they can be cut into lanes (step_lanes.h).
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <variant>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/lane_cuts.h"
 #include "kernels/ops.h"
 
 namespace nibble::cpu {
-
-// Backend::CountLayer.
-struct LayerCount {
-  std::atomic<int64_t>* counter = nullptr;
-};
 
 using StepOp =
     std::variant<EmbedParams, RmsNormParams, LinearParams, RopeStoreKvParams, AttentionParams,

@@ -40,6 +40,20 @@ inline void Pause() {
 #endif
 }
 
+// Returns when `done` is true, which another thread is about to make it: awake for about 50 us,
+// then giving way, for whoever is waited for may need this core.
+template <typename Condition>
+void WaitUntil(Condition done) {
+  constexpr int kSpins = 4096;
+  for (int i = 0; !done(); ++i) {
+    if (i < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
 }  // namespace cpu
 
 class ThreadPool {

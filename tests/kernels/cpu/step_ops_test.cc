@@ -5,16 +5,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "tests/kernels/cpu/op_fixture.h"
+
 namespace nibble::cpu {
 namespace {
 
 // Never looked into.
 const PackedMatrix* Weight(int number) {
   return reinterpret_cast<const PackedMatrix*>(number * 64);
-}
-
-Tensor Rows(std::vector<float>& values, int32_t rows, int32_t cols) {
-  return {.data = values.data(), .rows = rows, .cols = cols, .stride = cols};
 }
 
 TEST(StepOpsTest, ListsOfWeightsNeedNotOutliveTheCall) {
@@ -39,7 +37,7 @@ TEST(StepOpsTest, ListsOfWeightsNeedNotOutliveTheCall) {
 
 TEST(StepOpsTest, RowsAreThoseThatAnOpCanBeCutBetween) {
   std::vector<float> x(40);
-  const Tensor rows = Rows(x, 5, 8);
+  const Tensor rows = nibble::RowsOf(x, 5, 8);
   EXPECT_EQ(RowsOf(EmbedParams{.out = rows}), 5);
   EXPECT_EQ(RowsOf(RmsNormParams{.x = rows}), 5);
   EXPECT_EQ(RowsOf(LinearParams{.x = rows}), 5);
@@ -55,7 +53,7 @@ TEST(StepOpsTest, RowsAreThoseThatAnOpCanBeCutBetween) {
 TEST(StepOpsTest, ASliceHasItsRowsOnly) {
   std::vector<float> x(40), y(20);
   const std::vector<int32_t> numbers(5);
-  const Tensor in = Rows(x, 5, 8), out = Rows(y, 5, 4);
+  const Tensor in = nibble::RowsOf(x, 5, 8), out = nibble::RowsOf(y, 5, 4);
   const auto is_cut = [](const Tensor& slice, const Tensor& whole) {
     EXPECT_EQ(slice.data, whole.f32_row(2));
     EXPECT_EQ(slice.rows, 2);
@@ -86,7 +84,7 @@ TEST(StepOpsTest, ASliceHasItsRowsOnly) {
 
 TEST(StepOpsTest, AttentionOfALaneHasTheLanesSequences) {
   std::vector<float> x(40), y(20);
-  const Tensor in = Rows(x, 5, 8), out = Rows(y, 5, 4);
+  const Tensor in = nibble::RowsOf(x, 5, 8), out = nibble::RowsOf(y, 5, 4);
   const std::vector<int32_t> tables(12);
   Lane lane{.begin = 2, .end = 4, .first_sequence = 1};
   lane.cu_seqlens = {0, 1, 2};
