@@ -83,7 +83,7 @@ class CpuBackend : public Backend {
   DType activation_dtype() const override { return DType::kF32; }
 
   absl::Status CheckPlan(const MemoryPlan& plan) override {
-    return cpu::CheckMemoryPlan(plan, UsableMemory().free);
+    return cpu::CheckMemoryPlan(plan, activations_, UsableMemory().free);
   }
   absl::Status CheckAttention(const KvLayer&, int32_t, int32_t) override {
     return absl::OkStatus();
@@ -117,18 +117,25 @@ class CpuBackend : public Backend {
     std::memcpy(host, device, size_bytes);
   }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const quant::Matrix& matrix) override {
-    return PackCpu(matrix, &weight_memory_);
+    return PackCpu(matrix, activations_, &weight_memory_);
   }
   std::unique_ptr<MatrixPacker> StartPacking(int32_t rows) override {
-    return std::make_unique<cpu::CpuMatrixPacker>(rows, &weight_memory_);
+    return std::make_unique<cpu::CpuMatrixPacker>(rows, activations_, &weight_memory_);
   }
   PackedLayout packed_layout() const override {
-    return {.name = "cpu", .version = cpu::kPackedLayoutVersion};
+    // Weights that meet int8 activations only are packed for them.
+    const bool int8 = activations_ == CpuActivations::kInt8;
+    return {.name = int8 ? "cpu" : "cpu-exact", .version = cpu::kPackedLayoutVersion};
   }
   PackedBytes ToBytes(const PackedMatrix& matrix) override { return cpu::BytesOf(matrix); }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> FromBytes(
       const PackedBytes& bytes, const std::shared_ptr<const void>& owner) override {
-    return cpu::MatrixOf(bytes, owner, &weight_memory_);
+    auto matrix = cpu::MatrixOf(bytes, owner, &weight_memory_);
+    if (matrix.ok() && activations_ != CpuActivations::kInt8 &&
+        static_cast<const cpu::CpuMatrix&>(**matrix).shape().has_words()) {
+      return absl::DataLossError("packed matrix: its scales are words, for int8 activations only");
+    }
+    return matrix;
   }
   void RunParts(int num_parts, absl::FunctionRef<void(int)> fn) override {
     pool_.Run(num_parts, fn);

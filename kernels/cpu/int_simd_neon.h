@@ -67,6 +67,11 @@ struct NeonInts {
     const int16x8_t words = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
     return {{vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words)}};
   }
+  static Ints WidenU16(const uint8_t* p) {
+    const uint16x8_t words = vreinterpretq_u16_u8(vld1q_u8(p));
+    return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words))),
+             vreinterpretq_s32_u32(vmovl_high_u16(words))}};
+  }
   static Ints RepeatBytes16(const uint8_t* p) { return Both(vreinterpretq_s32_u8(vld1q_u8(p))); }
   static int32x4_t LookupOf(int32x4_t table, int32x4_t indexes) {
     return vreinterpretq_s32_u8(

@@ -27,7 +27,6 @@ struct LinearScratch::Buffers {
                 // then what they leave over, laid out the same
   Part normed;  // normalized rows: of all of x where a weight needs them, else a tile of each part
   Part rests;   // the rests of a tile of each part
-  Part words;   // the words of a row block (linear_kernels.h), of each part
 };
 
 LinearScratch::LinearScratch() : buffers_(std::make_unique<Buffers>()) {}
@@ -109,14 +108,13 @@ struct Call {
   int64_t PlaneBytes() const { return (x.rows + kTileTokens - 1) / kTileTokens * TileBytes(); }
 };
 
-// `words`: this part's room for those of a row block. `weight` and `out` are changed where they
-// stand: a copy of fields just written, all at once, waits for all stores before.
-void IntBlock(const Call& call, WeightBlock& weight, OutputTile& out, int32_t begin, int32_t end,
-              uint8_t* words) {
+// `out` is changed where it stands: a copy of fields just written, all at once, waits for all
+// stores before.
+void IntBlock(const Call& call, const WeightBlock& weight, OutputTile& out, int32_t begin,
+              int32_t end) {
   float* const y = out.y;
   const float* const bias = out.bias;
   const bool accumulate = out.accumulate;
-  if (weight.units != nullptr && end - begin > kTileTokens) weight.words = words;
   for (int32_t t = begin; t < end; t += kTileTokens) {
     out.y = y + t * out.stride;
     out.bias = bias;
@@ -124,7 +122,6 @@ void IntBlock(const Call& call, WeightBlock& weight, OutputTile& out, int32_t be
     const uint8_t* tile = call.tiles + t / kTileTokens * call.TileBytes();
     for (int plane = 0; plane < call.planes; ++plane, tile += call.PlaneBytes()) {
       call.kernels.int_tile(weight, tile, call.LayoutAt(t), out);
-      weight.words_kept = true;
       out.bias = nullptr;
       out.accumulate = true;
     }
@@ -154,16 +151,14 @@ void FloatBlock(const Call& call, const WeightBlock& weight, OutputTile out, int
 struct Share {
   int32_t first, last;  // row blocks, counted over all weights
   int32_t begin, end;   // tokens
-  uint8_t* words;       // IntBlock's
 };
 
 void WeightBlockRows(const Call& call, const CpuMatrix& weight, int32_t block, OutputTile& out,
                      const Share& share) {
   out.num_rows = std::min(kBlockRows, weight.rows() - block * kBlockRows);
-  WeightBlock at = weight.block(block);
-  if (!call.words) at.units = nullptr;
+  const WeightBlock at = weight.block(block);
   if (call.quantized && weight.is_int()) {
-    IntBlock(call, at, out, share.begin, share.end, share.words);
+    IntBlock(call, at, out, share.begin, share.end);
   } else {
     FloatBlock(call, at, out, share.begin, share.end);
   }
@@ -195,7 +190,7 @@ void RunBlocks(const Call& call, const Share& share) {
 // blocks keep their streams long; with more, each of the two blocks stays in L1 while all tiles
 // pass.
 void RunGatedBlocks(const Call& call, const Share& share) {
-  const auto [first, last, begin, end, words] = share;
+  const auto [first, last, begin, end] = share;
   constexpr int32_t kBlocksOfOneTile = 8;
   const LinearParams& params = call.params;
   const auto& gate_weight = static_cast<const CpuMatrix&>(*params.weights[0]);
@@ -329,16 +324,12 @@ void PrefetchTile(const Call& call, int32_t first) {
 // what one thread prepared and, where the next op shares out rows in order, what it reads again:
 // from its own cache. More groups read the weights more often. On several NUMA nodes there is one,
 // since each node has the weights of its own row blocks.
-void RunParts(ThreadPool& pool, const Call& call, LinearScratch::Buffers& buffers,
-              int32_t num_blocks, int64_t work) {
+void RunParts(ThreadPool& pool, const Call& call, int32_t num_blocks, int64_t work) {
   const auto run_blocks = call.params.gated ? RunGatedBlocks : RunBlocks;
   const int32_t rows = call.x.rows, tiles = (rows + kTileTokens - 1) / kTileTokens;
   const int32_t most_groups = pool.num_nodes() > 1 ? 1 : pool.size();
   const int32_t groups = std::clamp(tiles / kMinGroupTiles, 1, most_groups);
   const int32_t parts = std::max(NumParts(pool, num_blocks, work) / groups, 1);  // of a group
-  const int64_t words_bytes =
-      call.words ? int64_t{NumPairs(call.x.cols / kGroup)} * PairWordsBytes(true) : 0;
-  uint8_t* const words = buffers.words.Reserve(groups * parts * words_bytes);
   pool.Run(groups * parts, [&](int part) {
     const auto share = [](int64_t whole, int32_t i, int32_t n) {
       return static_cast<int32_t>(whole * i / n);
@@ -349,11 +340,8 @@ void RunParts(ThreadPool& pool, const Call& call, LinearScratch::Buffers& buffer
     const int32_t begin = share(tiles, group, groups) * kTileTokens;
     PrefetchTile(call, begin);
     for (int32_t t = begin; t < end; t += kTokenBlock) {
-      run_blocks(call, {.first = first,
-                        .last = last,
-                        .begin = t,
-                        .end = std::min(t + kTokenBlock, end),
-                        .words = words + part * words_bytes});
+      run_blocks(call,
+                 {.first = first, .last = last, .begin = t, .end = std::min(t + kTokenBlock, end)});
     }
   });
 }
@@ -374,6 +362,7 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
   for (const PackedMatrix* packed : params.weights) {
     const auto& weight = static_cast<const cpu::CpuMatrix&>(*packed);
     NIBBLE_CHECK(weight.cols() == params.x.cols);
+    NIBBLE_CHECK(activations == CpuActivations::kInt8 || !weight.shape().has_words());
     num_blocks += weight.num_blocks();
     num_rows += weight.rows();
     if (activations == CpuActivations::kF32 || !weight.is_int()) {
@@ -382,8 +371,7 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
     }
     call.quantized = true;
     call.halves = call.halves || weight.shape().group < cpu::kGroup;
-    // Words lose more than two planes do.
-    call.words = call.words || (call.planes == 1 && weight.shape().has_words());
+    call.words = call.words || weight.shape().has_words();
   }
   NIBBLE_CHECK(params.x.rows == params.y.rows);
   const int64_t work = num_rows * params.x.cols * params.x.rows;
@@ -396,7 +384,7 @@ void LinearCpu(ThreadPool& pool, LinearScratch& scratch, const LinearParams& par
   }
   call.SetLayouts();
   cpu::PrepareRows(pool, call, scratch.buffers());
-  cpu::RunParts(pool, call, scratch.buffers(), static_cast<int32_t>(num_blocks), work);
+  cpu::RunParts(pool, call, static_cast<int32_t>(num_blocks), work);
 }
 
 }  // namespace nibble

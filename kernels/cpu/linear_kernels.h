@@ -23,8 +23,9 @@ inline constexpr int32_t kPanelCols =
 enum class Storage : uint8_t { kInt4, kInt5, kInt6, kInt8, kLut4, kE4m3, kE5m2, kBf16, kF32 };
 constexpr bool IsInt(Storage storage) { return storage < Storage::kE4m3; }
 
-// How its scales are. kE8m0 is the exponent byte of an f32; the k-quants' are of two levels.
-enum class ScaleType : uint8_t { kF32, kF16, kE8m0, kQ4K, kQ6K };  // Q5_K's are Q4_K's
+// How its scales are. kE8m0 is the exponent byte of an f32; the k-quants' are of two levels;
+// kWords are below.
+enum class ScaleType : uint8_t { kF32, kF16, kE8m0, kQ4K, kQ6K, kWords };  // Q5_K's are Q4_K's
 
 // The values of 4-bit codes. Where all are whole multiples, -127 to 127, of one power of two,
 // factor * (high[q] - 128) is values[q] exactly. Otherwise (two_planes) it takes two integer dot
@@ -45,30 +46,26 @@ inline constexpr int32_t kQ4KUpperAt = 192;
 inline constexpr int32_t kQ6KScaleBytes = 288;
 inline constexpr int32_t kQ6KSubScalesAt = 32;
 
-// Int4 weights with f16 scales meet int8 activations 64 columns at a time, a pair of groups of 32,
-// with scales in fixed point: one multiply then serves the scales of both groups, another both
-// dots. A feature's unit is a power of two, such that its words fit:
+// Int4 weights whose scales are f16 and which only int8 activations meet have their scales in fixed
+// point, as "words": 64 columns at a time, a pair of groups of 32, one multiply then serves the
+// scales of both groups, another both dots. A feature's unit is a power of two, such that its words
+// fit:
 //   scale word   round(scale / unit)              |.| <= 32767
 //   offset word  round(offset / (16 * unit))      |.| <= 16383; of codes that are centred at 8
 // ("centred": offset + (8 - zero_point) * scale). What a scale loses is at most 2^-15 of the
-// feature's largest. Words of a row block: for each pair s16 scales [16][2] and, unless every
-// centred offset is 0, s16 offsets [16][2]; an odd last group has a partner of zeros.
+// feature's largest. WordAt (packed_matrix.h) says where they stand; an odd last group of 32 has a
+// partner of zeros.
 inline constexpr int32_t kWordCenter = 8;
 inline constexpr float kMaxScaleWord = 32767, kMaxOffsetWord = 16383, kOffsetWordUnits = 16;
 // Of activations (TileLayout): the scale word of the larger group, and what sums are shifted by.
 inline constexpr int32_t kActivationScaleOne = 1 << 14, kSumWordShift = 11;
 constexpr int32_t NumPairs(int32_t groups) { return (groups + 1) / 2; }
-constexpr int32_t PairWordsBytes(bool offset_words) {
-  return kBlockRows * 4 * (offset_words ? 2 : 1);
-}
 
 // One row block of a packed weight.
 struct WeightBlock {
   const uint8_t* codes = nullptr;
   const uint8_t* scales = nullptr;
-  const float* units = nullptr;   // [16], where there are words; else null
-  uint8_t* words = nullptr;       // room for its words, for all of the tiles it meets; or null
-  bool words_kept = false;        // the first int_tile has left them there
+  const float* units = nullptr;   // [16], of kWords; else null
   const LutTable* lut = nullptr;  // kLut4
   int32_t cols = 0;
   int32_t group = 0;       // columns a scale covers: 16, a multiple of 32, or any for kE4m3, kE5m2
@@ -140,9 +137,7 @@ struct LinearKernels {
   void (*quantize_tile)(const float* x, int64_t x_stride, int32_t k0, int32_t k1,
                         const TileLayout& layout, uint8_t* tile);
 
-  // The tile of an int4 or int8 row block times quantized activations. One that has units makes
-  // words of its scales on the way; in `words`, 64-byte aligned and NumPairs * PairWordsBytes long,
-  // they are kept for the other tiles it meets.
+  // The tile of an int4 or int8 row block times quantized activations.
   void (*int_tile)(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
                    const OutputTile& out);
 

@@ -102,17 +102,6 @@ int32_t IntegerDot(const WeightBlock& w, int32_t row, int32_t k0, int32_t count,
   return dot;
 }
 
-// The words of group g of a weight that has units.
-int32_t ScaleWord(const WeightBlock& w, int32_t row, int32_t g) {
-  return static_cast<int32_t>(std::nearbyint(WeightScale(w, row, g * kGroup) / w.units[row]));
-}
-int32_t OffsetWord(const WeightBlock& w, int32_t row, int32_t g) {
-  if (!w.has_offset_words()) return 0;
-  const float centered = WeightOffset(w, row, g * kGroup) / w.units[row] +
-                         kWordCenter * (WeightScale(w, row, g * kGroup) / w.units[row]);
-  return static_cast<int32_t>(std::nearbyint(centered / kOffsetWordUnits));
-}
-
 // round(a * b / 2^15)
 int32_t MulHighWord(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
 
@@ -127,13 +116,13 @@ float WordOutput(const WeightBlock& w, int32_t row, const uint8_t* tile, const T
     for (int32_t g = first; g < std::min(first + 2, groups); ++g) {
       const uint8_t* const codes = tile + g * layout.group_bytes() + token * kGroup;
       const int32_t x_scale = LoadAs<int16_t>(pair + layout.pair_scales_at(), 2 * token + g % 2);
-      const int32_t scale = MulHighWord(ScaleWord(w, row, g), x_scale);
+      const int32_t scale = MulHighWord(ScaleWord(w, row, g * kGroup), x_scale);
       int32_t dot = LoadAs<int32_t>(pair + layout.pair_minus_sum_at(g % 2), token);
       for (int32_t i = 0; i < kGroup; ++i) {
         dot += WeightCode(w, row, g * kGroup + i) * static_cast<int8_t>(codes[i]);
       }
       const int32_t x_sum = LoadAs<int16_t>(pair + layout.pair_sums_at(), 2 * token + g % 2);
-      total += dot * scale + OffsetWord(w, row, g) * x_sum;
+      total += dot * scale + OffsetWord(w, row, g * kGroup) * x_sum;
     }
     sum += LoadAs<float>(pair + layout.pair_factor_at(), token) * static_cast<float>(total);
   }
@@ -176,11 +165,11 @@ void StoreTile(const float* sums, int32_t tokens, const OutputTile& out) {
 
 void IntTile(const WeightBlock& weight, const uint8_t* tile, const TileLayout& layout,
              const OutputTile& out) {
+  const bool words = weight.scale_type == ScaleType::kWords;
   float sums[kTileTokens * kBlockRows];
   for (int32_t t = 0; t < layout.tokens; ++t) {
     for (int32_t row = 0; row < out.num_rows; ++row) {
-      sums[t * kBlockRows + row] =
-          (weight.units != nullptr ? WordOutput : Output)(weight, row, tile, layout, t);
+      sums[t * kBlockRows + row] = (words ? WordOutput : Output)(weight, row, tile, layout, t);
     }
   }
   StoreTile(sums, layout.tokens, out);

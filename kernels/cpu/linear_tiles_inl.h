@@ -145,8 +145,8 @@ StripFunction PlainStripFor(const WeightBlock& weight) {
 }
 
 template <class V, int T>
-StripFunction Int4StripFor(const WeightBlock& weight, int first) {
-  if (weight.units != nullptr) return WordStripFor<V, T>(weight, first);
+StripFunction Int4StripFor(const WeightBlock& weight) {
+  if (weight.scale_type == ScaleType::kWords) return WordStripFor<V, T>(weight);
   if (weight.scale_type == ScaleType::kQ4K) {
     return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
   }
@@ -174,10 +174,10 @@ StripFunction LutStripFor(const WeightBlock& weight) {
 }
 
 template <class V, int T>
-StripFunction StripFor(const WeightBlock& weight, int first) {
+StripFunction StripFor(const WeightBlock& weight) {
   switch (weight.storage) {
     case Storage::kInt4:
-      return Int4StripFor<V, T>(weight, first);
+      return Int4StripFor<V, T>(weight);
     case Storage::kInt5:
       return weight.scale_type == ScaleType::kQ4K ? GroupStrip<V, Int5Chunk<V>, Q4KScales<V>, T, 0>
                                                   : PlainStripFor<V, Int5Chunk<V>, T, 4, 0>(weight);
@@ -200,7 +200,7 @@ void StripsOf(const WeightBlock& weight, const uint8_t* tile, const TileLayout& 
       return StripsOf<V, N - 1>(weight, tile, layout, first, out);
     }
   }
-  const StripFunction strip = StripFor<V, N>(weight, first);
+  const StripFunction strip = StripFor<V, N>(weight);
   for (int row0 = 0; row0 < out.num_rows; row0 += V::kLanes) {
     strip(weight, tile, layout, first, row0, out);
   }

@@ -1,4 +1,4 @@
-// Strips of weights that have words (linear_kernels.h), written once over the vector policy V
+// Strips of weights whose scales are words (linear_kernels.h), written once over the policy V
 // (linear_tiles_inl.h): two groups of 32 columns at a time. All of a pair is integers, exactly what
 // linear_scalar.cc computes; pairs follow each other in one f32 accumulator an output.
 #pragma once
@@ -14,72 +14,55 @@ struct WordPair {
   typename V::Ints scales, offsets;
 };
 
-// Makes words of scales, a pair at a time, from column 0 of kLanes features on. kKeep: and leaves
-// them at weight.words.
-template <class V, bool kOffsets, bool kOffsetWords, bool kKeep>
-struct MadeWords {
-  static constexpr bool kHasOffsets = kOffsetWords;
-  // Added to a float of less than 2^22, this leaves its nearest integer in the lower bits.
-  static constexpr float kRounding = 0x1.8p23f;
-  PlainScales<V, kOffsets, true> scales;
-  typename V::Floats inverse, half_inverse, sixteenth;  // of the units
-  ScalePair<V> group = ZeroPair<V>();
-  const int32_t groups_of_scale;
-  int32_t left = 0;  // groups of 32 that `group` is still of
-  uint8_t* to;
-
-  MadeWords(const WeightBlock& weight, int row0)
-      : scales(weight, row0),
-        groups_of_scale(weight.group / kGroup),
-        to(kKeep ? weight.words + 4 * row0 : nullptr) {
-    // 1 / a power of two, by its exponent.
-    const auto unit = V::AsInts(V::LoadFloats(weight.units + row0));
-    inverse = V::AsFloats(V::SubInts(V::SetInt(0x7F000000), unit));
-    half_inverse = V::Mul(inverse, V::SetFloat(0.5f));
-    sixteenth = V::Mul(inverse, V::SetFloat(1 / kOffsetWordUnits));
-  }
-  // Factors are powers of two: nothing is rounded but to a word. Offsets are centred by half a
-  // scale, of the kWordCenter / kOffsetWordUnits.
-  [[gnu::always_inline]] WordPair<V> NextGroup() {
-    static_assert(kWordCenter / kOffsetWordUnits == 0.5f);
-    if (left == 0) {
-      group = scales.Next();
-      left = groups_of_scale;
-    }
-    --left;
-    const auto rounding = V::SetFloat(kRounding);
-    const auto scale = V::AsInts(V::Fma(group.scale, inverse, rounding));
-    if constexpr (!kOffsetWords) return {scale, scale};
-    auto offset = V::Mul(group.scale, half_inverse);
-    if constexpr (kOffsets) offset = V::Fma(group.offset, sixteenth, offset);
-    return {scale, V::AsInts(V::Add(offset, rounding))};
-  }
-  // `alone`: the second group is zeros.
-  [[gnu::always_inline]] WordPair<V> Next(bool alone) {
-    const WordPair<V> first = NextGroup();
-    const WordPair<V> second = alone ? WordPair<V>{V::ZeroInts(), V::ZeroInts()} : NextGroup();
-    const WordPair<V> pair{V::JoinWords(first.scales, second.scales),
-                           V::JoinWords(first.offsets, second.offsets)};
-    if constexpr (kKeep) {
-      V::StoreBytes(to, pair.scales);
-      if (kOffsetWords) V::StoreBytes(to + kBlockRows * 4, pair.offsets);
-      to += PairWordsBytes(kOffsetWords);
-    }
-    return pair;
-  }
-};
-
-// Words kept by an earlier strip.
+// Words of groups of 32, joined as they stand.
 template <class V, bool kOffsetWords>
-struct KeptWords {
+struct PairWords {
   static constexpr bool kHasOffsets = kOffsetWords;
   const uint8_t* at;
 
-  KeptWords(const WeightBlock& weight, int row0) : at(weight.words + 4 * row0) {}
+  PairWords(const WeightBlock& weight, int row0) : at(weight.scales + 4 * row0) {}
+  [[gnu::always_inline]] typename V::Ints NextArray() {
+    const uint8_t* const p = at;
+    __builtin_prefetch(p + kPrefetchScaleBytes, 0, 3);
+    at += 4 * kBlockRows;
+    return V::LoadBytes(p);
+  }
   [[gnu::always_inline]] WordPair<V> Next(bool) {
-    const uint8_t* const pair = at;
-    at += PairWordsBytes(kOffsetWords);
-    return {V::LoadBytes(pair), kOffsetWords ? V::LoadBytes(pair + kBlockRows * 4) : V::ZeroInts()};
+    const typename V::Ints scales = NextArray();
+    return {scales, kOffsetWords ? NextArray() : V::ZeroInts()};
+  }
+};
+
+// Words of larger groups: one serves several groups of 32.
+template <class V, bool kOffsetWords>
+struct GroupWords {
+  static constexpr bool kHasOffsets = kOffsetWords;
+  const uint8_t* at;
+  const int32_t groups_of_word;
+  int32_t left = 0;  // groups of 32 that `group` is still of
+  WordPair<V> group = {V::ZeroInts(), V::ZeroInts()};
+
+  GroupWords(const WeightBlock& weight, int row0)
+      : at(weight.scales + 2 * row0), groups_of_word(weight.group / kGroup) {}
+  [[gnu::always_inline]] typename V::Ints NextArray() {
+    const uint8_t* const p = at;
+    __builtin_prefetch(p + kPrefetchScaleBytes, 0, 3);
+    at += 2 * kBlockRows;
+    return V::WidenU16(p);
+  }
+  [[gnu::always_inline]] WordPair<V> NextGroup() {
+    if (left == 0) {
+      group.scales = NextArray();
+      if (kOffsetWords) group.offsets = NextArray();
+      left = groups_of_word;
+    }
+    --left;
+    return group;
+  }
+  [[gnu::always_inline]] WordPair<V> Next(bool alone) {
+    const WordPair<V> first = NextGroup();
+    const WordPair<V> second = alone ? WordPair<V>{V::ZeroInts(), V::ZeroInts()} : NextGroup();
+    return {V::JoinWords(first.scales, second.scales), V::JoinWords(first.offsets, second.offsets)};
   }
 };
 
@@ -143,21 +126,16 @@ void WordStrip(const WeightBlock& weight, const uint8_t* tile, const TileLayout&
   StoreStrip<V, T>(sums, first, row0, out);
 }
 
-template <class V, int T, bool kKeep>
-auto MadeWordStripFor(const WeightBlock& weight) {
-  if (weight.has_offsets) return WordStrip<V, T, MadeWords<V, true, true, kKeep>>;
-  return weight.has_offset_words() ? WordStrip<V, T, MadeWords<V, false, true, kKeep>>
-                                   : WordStrip<V, T, MadeWords<V, false, false, kKeep>>;
+template <class V, int T, bool kOffsetWords>
+auto WordStripOf(const WeightBlock& weight) {
+  return weight.group == kGroup ? WordStrip<V, T, PairWords<V, kOffsetWords>>
+                                : WordStrip<V, T, GroupWords<V, kOffsetWords>>;
 }
 
-// Of tokens `first` ..: the first strip that a row block meets makes the words, and keeps them
-// where more will come.
 template <class V, int T>
-auto WordStripFor(const WeightBlock& weight, int first) {
-  if (weight.words == nullptr) return MadeWordStripFor<V, T, false>(weight);
-  if (first == 0 && !weight.words_kept) return MadeWordStripFor<V, T, true>(weight);
-  return weight.has_offset_words() ? WordStrip<V, T, KeptWords<V, true>>
-                                   : WordStrip<V, T, KeptWords<V, false>>;
+auto WordStripFor(const WeightBlock& weight) {
+  return weight.has_offset_words() ? WordStripOf<V, T, true>(weight)
+                                   : WordStripOf<V, T, false>(weight);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ absl::Status CpuMatrixPacker::Add(int32_t first_row, const quant::Matrix& piece)
   if (absl::Status status = quant::Validate(piece); !status.ok()) return status;
   NIBBLE_CHECK(first_row >= 0 && first_row % kRowMultiple == 0 && piece.rows <= rows_ - first_row);
   NIBBLE_CHECK(piece.rows % kRowMultiple == 0 || first_row + piece.rows == rows_);
-  if (!Expect(piece, FactsOf(piece))) return absl::OkStatus();
+  if (!Expect(piece, FactsOf(piece, activations_))) return absl::OkStatus();
   const bool is_whole = piece.rows == rows_;
   absl::StatusOr<std::unique_ptr<CpuMatrix>> packed =
       PackWithFacts(piece, *layout_, is_whole ? memory_ : nullptr);

@@ -17,8 +17,10 @@ namespace nibble::cpu {
 
 class CpuMatrixPacker final : public MatrixPacker {
  public:
-  // The result is cut from `memory`, or memory of its own where that is null.
-  CpuMatrixPacker(int32_t rows, WeightMemory* memory) : rows_(rows), memory_(memory) {}
+  // The result meets `activations`, and is cut from `memory`, or memory of its own where that is
+  // null.
+  CpuMatrixPacker(int32_t rows, CpuActivations activations, WeightMemory* memory)
+      : rows_(rows), activations_(activations), memory_(memory) {}
 
   // Takes memory for the piece's packed form, no larger than its canonical one, while it runs.
   absl::Status Add(int32_t first_row, const quant::Matrix& piece) override;
@@ -30,6 +32,7 @@ class CpuMatrixPacker final : public MatrixPacker {
   void Place(int32_t first_row, CpuMatrix& piece);
 
   const int32_t rows_;
+  const CpuActivations activations_;
   WeightMemory* const memory_;
   std::mutex mutex_;
   std::optional<PackFacts> layout_;   // guarded; what this pass packs under

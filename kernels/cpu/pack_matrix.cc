@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -76,7 +77,9 @@ ScaleType ScaleTypeOf(const quant::Matrix& matrix, const PackFacts& facts) {
   if (HasSubMins(matrix)) return ScaleType::kQ4K;
   if (matrix.format == Format::kQ6K) return ScaleType::kQ6K;
   if (matrix.format == Format::kLut4 && facts.scales_fit_e8m0) return ScaleType::kE8m0;
-  return facts.scales_fit_f16 ? ScaleType::kF16 : ScaleType::kF32;
+  if (!facts.scales_fit_f16) return ScaleType::kF32;
+  const bool words = facts.meets_int8_only && StorageOf(matrix) == Storage::kInt4;
+  return words ? ScaleType::kWords : ScaleType::kF16;
 }
 
 // Columns of a scale here; the k-quants' inner ones.
@@ -88,11 +91,12 @@ int32_t GroupOf(const quant::Matrix& matrix) {
 
 }  // namespace
 
-PackFacts FactsOf(const quant::Matrix& matrix) {
+PackFacts FactsOf(const quant::Matrix& matrix, CpuActivations activations) {
   const bool fit = quant::ScalesFitF16(matrix);
   return {.scales_fit_f16 = fit,
           .scales_fit_e8m0 = quant::ScalesFitE8m0(matrix),
-          .offsets_are_a_zero_point = fit && OffsetsAreAZeroPoint(matrix)};
+          .offsets_are_a_zero_point = fit && OffsetsAreAZeroPoint(matrix),
+          .meets_int8_only = activations == CpuActivations::kInt8};
 }
 
 CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const PackFacts& facts) {
@@ -242,13 +246,15 @@ void PackPlainScales(const quant::Matrix& matrix, CpuMatrix& packed) {
   }
 }
 
-// The smallest power of two of which all words of the row fit 16 bits, 1 for a row of zeros.
-float UnitOf(const WeightBlock& weight, int32_t row) {
+// A scale and its offset, for codes that are centred at kWordCenter.
+struct CenteredScale {
+  float scale, offset;
+};
+
+// The smallest power of two of which the words of all of these fit 16 bits; 1 for zeros.
+float UnitOf(absl::Span<const CenteredScale> row) {
   float largest = 0;
-  for (int32_t k = 0; k < weight.cols; k += weight.group) {
-    const float scale = WeightScale(weight, row, k);
-    const float offset =
-        WeightOffset(weight, row, k) + static_cast<float>(kWordCenter - weight.zero_point) * scale;
+  for (const auto& [scale, offset] : row) {
     largest = std::max({largest, std::fabs(scale) / kMaxScaleWord,
                         std::fabs(offset) / (kOffsetWordUnits * kMaxOffsetWord)});
   }
@@ -257,10 +263,33 @@ float UnitOf(const WeightBlock& weight, int32_t row) {
   return largest == 0 ? 1.0f : std::ldexp(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);
 }
 
-void PackUnits(CpuMatrix& packed) {
-  for (int32_t block = 0; block < packed.num_blocks(); ++block) {
-    float* const units = packed.block_units(block);
-    for (int32_t row = 0; row < kBlockRows; ++row) units[row] = UnitOf(packed.block(block), row);
+void StoreWord(uint8_t* words, int64_t index, float value) {
+  const auto word = static_cast<int16_t>(std::nearbyint(value));
+  std::memcpy(words + 2 * index, &word, sizeof(word));
+}
+
+// Rows past the last have words of 0, and the unit 1.
+void PackWords(const quant::Matrix& matrix, CpuMatrix& packed) {
+  const CpuMatrix::Shape& shape = packed.shape();
+  const bool offset_words = shape.has_offset_words();
+  const auto center = static_cast<float>(kWordCenter - shape.zero_point);
+  std::vector<CenteredScale> row(shape.num_groups());
+  for (int32_t n = 0; n < packed.num_blocks() * kBlockRows; ++n) {
+    const int64_t source = int64_t{n / matrix.row_group} * shape.num_groups();
+    for (int32_t g = 0; g < shape.num_groups() && n < matrix.rows; ++g) {
+      const float scale = matrix.scales[source + g];
+      const float offset = shape.has_offsets ? matrix.offsets[source + g] : 0;
+      row[g] = {scale, offset + center * scale};
+    }
+    if (n >= matrix.rows) std::fill(row.begin(), row.end(), CenteredScale{});
+    const float unit = packed.block_units(n / kBlockRows)[n % kBlockRows] = UnitOf(row);
+    uint8_t* const words = packed.block_scales(n / kBlockRows);
+    for (int32_t g = 0; g < shape.num_groups(); ++g) {
+      const WordPlace at = WordAt(n, g, shape.group, offset_words);
+      StoreWord(words, at.scale, row[g].scale / unit);
+      if (!offset_words) continue;
+      StoreWord(words, at.scale + at.offset, row[g].offset / unit / kOffsetWordUnits);
+    }
   }
 }
 
@@ -307,9 +336,10 @@ void PackScales(const quant::Matrix& matrix, CpuMatrix& packed) {
       return PackQ4KScales(matrix, packed);
     case ScaleType::kQ6K:
       return PackQ6KScales(matrix, packed);
+    case ScaleType::kWords:
+      return PackWords(matrix, packed);
     default:
       if (packed.shape().group != 0) PackPlainScales(matrix, packed);
-      if (packed.shape().has_words()) PackUnits(packed);
   }
 }
 
@@ -333,9 +363,10 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackWithFacts(const quant::Matrix& ma
 }  // namespace cpu
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackCpu(const quant::Matrix& matrix,
+                                                      CpuActivations activations,
                                                       cpu::WeightMemory* memory) {
   if (absl::Status status = quant::Validate(matrix); !status.ok()) return status;
-  return cpu::PackWithFacts(matrix, cpu::FactsOf(matrix), memory);
+  return cpu::PackWithFacts(matrix, cpu::FactsOf(matrix, activations), memory);
 }
 
 }  // namespace nibble

@@ -50,6 +50,8 @@ bool MayHave(Storage storage, ScaleType type) {
       return storage == Storage::kInt4 || storage == Storage::kInt5;
     case ScaleType::kQ6K:
       return storage == Storage::kInt6;
+    case ScaleType::kWords:
+      return storage == Storage::kInt4;
   }
   return false;
 }
@@ -76,7 +78,7 @@ absl::Status CheckGroup(const CpuMatrix::Shape& shape) {
 
 absl::Status CheckZeroPoint(const CpuMatrix::Shape& shape) {
   const int32_t zero = shape.zero_point;
-  const bool k_quant = shape.scale_type >= ScaleType::kQ4K;
+  const bool k_quant = shape.scale_type == ScaleType::kQ4K || shape.scale_type == ScaleType::kQ6K;
   bool right = zero == 0 && !shape.has_offsets;      // fp8, bf16, f32
   if (k_quant && shape.storage != Storage::kInt6) {  // Q4_K, Q5_K: mins
     return zero == 0 && shape.has_offsets
@@ -110,7 +112,7 @@ absl::Status CheckZeroPoint(const CpuMatrix::Shape& shape) {
 
 absl::StatusOr<CpuMatrix::Shape> ShapeOf(const Header& header) {
   constexpr auto kLastStorage = static_cast<int32_t>(Storage::kF32);
-  constexpr auto kLastScale = static_cast<int32_t>(ScaleType::kQ6K);
+  constexpr auto kLastScale = static_cast<int32_t>(ScaleType::kWords);
   if (header.rows < 1 || header.rows > kMaxSide) return Wrong("the rows", header.rows, "1 to 2^30");
   if (header.cols < 1 || header.cols > kMaxSide) {
     return Wrong("the columns", header.cols, "1 to 2^30");

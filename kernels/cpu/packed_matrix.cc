@@ -37,9 +37,15 @@ int64_t BlockScaleBytes(const CpuMatrix::Shape& shape) {
     case ScaleType::kF32:
       return scales * 4;
     case ScaleType::kF16:
-      return scales * 2 + shape.unit_bytes();
+      return scales * 2;
     case ScaleType::kE8m0:
       return (scales + 31) / 32 * 32;  // the next row block's begin on a multiple of 32 too
+    case ScaleType::kWords: {
+      const int32_t groups = shape.num_groups();
+      const int32_t whole = shape.group > kGroup ? groups : 2 * NumPairs(groups);
+      const int32_t arrays = shape.has_offset_words() ? 2 : 1;
+      return shape.unit_bytes() + int64_t{whole} * kBlockRows * arrays * 2;
+    }
     case ScaleType::kQ4K:
       return static_cast<int64_t>(shape.cols / kSuperCols) * kQ4KScaleBytes;
     case ScaleType::kQ6K:

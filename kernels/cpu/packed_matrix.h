@@ -16,10 +16,12 @@
 // Scales are an array of their own, [row block][cols / group][16], f16 where that is exact and f32
 // otherwise (lut4: e8m0 where all are powers of two), each 16 followed by their 16 offsets where
 // the matrix has any. Int4 offsets of exactly -8 * scale (Q4_0), and int5 ones of -16 * scale
-// (Q5_0), become a zero point. Before a row block's f16 scales of int4 stand the units of their
-// words (linear_kernels.h), f32 [16]. Scales whose group is not a multiple of 32 are repeated to
-// one every 16 columns. The k-quants keep what their files hold, per row block and super-block of
-// 256 columns:
+// (Q5_0), become a zero point. Where only int8 activations will meet them, int4's f16 scales and
+// offsets are words instead (linear_kernels.h), of the same bytes: a row block's units, f32 [16],
+// then for groups of 32, for each pair, s16 scales [16][2] and, where the zero point is 0 (even if
+// all offsets are), offsets [16][2]; for larger groups [16] of each a group. Scales whose group is
+// not a multiple of 32 are repeated to one every 16 columns. The k-quants keep what their files
+// hold, per row block and super-block of 256 columns:
 //   Q4_K, Q5_K  f16 d[16], f16 -dmin[16]; for each of eight sub-blocks 16 bytes: a nibble of the
 //               scale, and above it one of the min; then 64 bytes with their upper two bits
 //   Q6_K        f16 d[16]; for each of sixteen sub-blocks 16 s8 scales
@@ -36,6 +38,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/backend.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/weight_memory.h"
 #include "kernels/ops.h"
@@ -90,6 +93,17 @@ constexpr int64_t ScaleAt(int32_t row, int32_t group, int32_t groups, bool has_o
   return index * kBlockRows * (has_offsets ? 2 : 1) + row % kBlockRows;
 }
 
+// In words behind the units of a row block: the scale of a group; its offset is `offset` further.
+struct WordPlace {
+  int64_t scale;
+  int32_t offset;
+};
+constexpr WordPlace WordAt(int32_t row, int32_t index, int32_t group, bool offset_words) {
+  const int32_t arrays = offset_words ? 2 : 1, n = row % kBlockRows;
+  if (group > kGroup) return {int64_t{index} * kBlockRows * arrays + n, kBlockRows};
+  return {int64_t{index / 2} * 2 * kBlockRows * arrays + 2 * n + index % 2, 2 * kBlockRows};
+}
+
 // The k-quants' scales, in bytes; `super` counts super-blocks of a row, `sub` the sub-blocks of
 // one.
 inline constexpr int32_t kSuperCols = 256;
@@ -112,23 +126,26 @@ constexpr int32_t Q6KSubScaleAt(int32_t row, int sub) {
 // Part of the name of every file that holds packed bytes. One more with every change to the layout,
 // to Shape, to its header (packed_bytes.h), or to what ChooseShape chooses: packed_bytes_test has a
 // digest that notices.
-inline constexpr uint32_t kPackedLayoutVersion = 3;
+inline constexpr uint32_t kPackedLayoutVersion = 4;
 
-// What the values of a matrix let its layout leave out. Of a matrix in pieces, what all of them
-// let it.
+// What the values of a matrix, and what it will meet, let its layout leave out. Of a matrix in
+// pieces, what all of them let it.
 struct PackFacts {
   bool scales_fit_f16 = true;  // offsets too
   bool scales_fit_e8m0 = true;
   bool offsets_are_a_zero_point = true;  // -8 scales of int4, -16 of int5, and those fit f16
+  bool meets_int8_only = true;           // CpuActivations::kInt8
 
   PackFacts operator&(const PackFacts& other) const {
     return {.scales_fit_f16 = scales_fit_f16 && other.scales_fit_f16,
             .scales_fit_e8m0 = scales_fit_e8m0 && other.scales_fit_e8m0,
-            .offsets_are_a_zero_point = offsets_are_a_zero_point && other.offsets_are_a_zero_point};
+            .offsets_are_a_zero_point = offsets_are_a_zero_point && other.offsets_are_a_zero_point,
+            .meets_int8_only = meets_int8_only && other.meets_int8_only};
   }
   bool operator==(const PackFacts&) const = default;
 };
-PackFacts FactsOf(const quant::Matrix& matrix);  // REQUIRES: one that Validate accepts
+// REQUIRES: one that Validate accepts.
+PackFacts FactsOf(const quant::Matrix& matrix, CpuActivations activations);
 
 class CpuMatrix final : public PackedMatrix {
  public:
@@ -142,7 +159,8 @@ class CpuMatrix final : public PackedMatrix {
     bool has_offsets = false;
     std::array<float, 16> table = {};  // kLut4
 
-    bool has_words() const { return storage == Storage::kInt4 && scale_type == ScaleType::kF16; }
+    bool has_words() const { return scale_type == ScaleType::kWords; }
+    bool has_offset_words() const { return has_words() && zero_point == 0; }
     // Before each row block's scales.
     int32_t unit_bytes() const { return has_words() ? 4 * kBlockRows : 0; }
     int32_t num_groups() const { return group == 0 ? 0 : (cols + group - 1) / group; }
@@ -184,7 +202,7 @@ class CpuMatrix final : public PackedMatrix {
     return reinterpret_cast<float*>(scales_.get() + index * block_scale_bytes_);
   }
 
-  // out[cols] = row `n` in f32, exactly as quant::DequantizeRow gives it.
+  // out[cols] = row `n` in f32, exactly as quant::DequantizeRow gives it; of words, what they say.
   void DequantizeRow(int32_t n, float* out) const;
 
  private:

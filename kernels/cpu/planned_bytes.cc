@@ -7,7 +7,7 @@
 
 namespace nibble::cpu {
 
-int64_t PlannedBytes(const PlannedMatrix& planned) {
+int64_t PlannedBytes(const PlannedMatrix& planned, CpuActivations activations) {
   const bool floats =
       planned.format == quant::Format::kBf16 || planned.format == quant::Format::kF32;
   quant::Matrix matrix;
@@ -18,14 +18,16 @@ int64_t PlannedBytes(const PlannedMatrix& planned) {
   if (planned.offsets) matrix.offsets.push_back(0);  // only whether there are any counts
   const PackFacts facts{.scales_fit_f16 = !planned.f32_scales,
                         .scales_fit_e8m0 = true,
-                        .offsets_are_a_zero_point = planned.zero_point};
+                        .offsets_are_a_zero_point = planned.zero_point,
+                        .meets_int8_only = activations == CpuActivations::kInt8};
   const auto sections = CpuMatrix::SectionBytes(ChooseShape(matrix, planned.rows, facts));
   return std::accumulate(sections.begin(), sections.end(), int64_t{0});
 }
 
-absl::Status CheckMemoryPlan(const MemoryPlan& plan, int64_t free_bytes) {
+absl::Status CheckMemoryPlan(const MemoryPlan& plan, CpuActivations activations,
+                             int64_t free_bytes) {
   int64_t weights = plan.weights;
-  for (const PlannedMatrix& matrix : plan.matrices) weights += PlannedBytes(matrix);
+  for (const PlannedMatrix& matrix : plan.matrices) weights += PlannedBytes(matrix, activations);
   const int64_t needed = weights + plan.kv_cache + plan.activations;
   if (needed <= free_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(

@@ -36,7 +36,20 @@ inline int32_t Q4KSubScale(const uint8_t* super, int32_t row, int sub, bool is_m
   return low | (super[Q4KHighAt(row, sub)] >> Q4KHighShift(sub, is_min) & 3) << 4;
 }
 
+// The words of the group of column k.
+inline int16_t ScaleWord(const WeightBlock& w, int32_t row, int32_t k) {
+  return LoadAs<int16_t>(w.scales, WordAt(row, k / w.group, w.group, w.has_offset_words()).scale);
+}
+inline int16_t OffsetWord(const WeightBlock& w, int32_t row, int32_t k) {
+  if (!w.has_offset_words()) return 0;
+  const WordPlace at = WordAt(row, k / w.group, w.group, true);
+  return LoadAs<int16_t>(w.scales, at.scale + at.offset);
+}
+
 inline float WeightScale(const WeightBlock& w, int32_t row, int32_t k) {
+  if (w.scale_type == ScaleType::kWords) {
+    return w.units[row % kBlockRows] * static_cast<float>(ScaleWord(w, row, k));
+  }
   if (w.scale_type == ScaleType::kQ4K) {
     const uint8_t* super = w.scales + SuperAt(row, k / kSuperCols, w.cols, kQ4KScaleBytes);
     const auto sub = static_cast<float>(Q4KSubScale(super, row, k % kSuperCols / 32, false));
@@ -53,6 +66,10 @@ inline float WeightScale(const WeightBlock& w, int32_t row, int32_t k) {
 
 inline float WeightOffset(const WeightBlock& w, int32_t row, int32_t k) {
   if (!w.has_offsets) return 0;
+  if (w.scale_type == ScaleType::kWords) {
+    const float centered = kOffsetWordUnits * static_cast<float>(OffsetWord(w, row, k));
+    return w.units[row % kBlockRows] * centered - kWordCenter * WeightScale(w, row, k);
+  }
   if (w.scale_type == ScaleType::kQ4K) {
     const uint8_t* super = w.scales + SuperAt(row, k / kSuperCols, w.cols, kQ4KScaleBytes);
     const auto sub = static_cast<float>(Q4KSubScale(super, row, k % kSuperCols / 32, true));

@@ -45,7 +45,7 @@ struct Copies {
     weights.clear();
     cpu::WeightMemory memory;
     for (int64_t bytes = 0; bytes < kBytesInTurn; bytes += weights.back()->size_bytes()) {
-      weights.push_back(std::move(PackCpu(matrix, &memory).value()));
+      weights.push_back(std::move(PackCpu(matrix, CpuActivations::kInt8, &memory).value()));
     }
   }
 };

@@ -55,7 +55,7 @@ inline quant::Matrix WithTableAsRead(const quant::Matrix& matrix) {
 
 struct LinearCall {
   std::vector<quant::Matrix> matrices;
-  std::vector<std::unique_ptr<PackedMatrix>> packed;
+  std::vector<std::unique_ptr<PackedMatrix>> packed, packed_for_int8;
   int32_t rows = 0;
   int32_t cols = 0;
   int32_t out_cols = 0;
@@ -66,12 +66,21 @@ struct LinearCall {
   bool accumulate = false;
 
   void AddWeight(quant::Matrix matrix) {
-    auto result = PackCpu(matrix);
-    ASSERT_TRUE(result.ok()) << result.status();
-    packed.push_back(std::move(*result));
+    for (const auto activations : {CpuActivations::kF32, CpuActivations::kInt8}) {
+      auto result = PackCpu(matrix, activations);
+      ASSERT_TRUE(result.ok()) << result.status();
+      PackedFor(activations).push_back(std::move(*result));
+    }
     cols = matrix.cols;
     out_cols += matrix.rows;
     matrices.push_back(std::move(matrix));
+  }
+
+  std::vector<std::unique_ptr<PackedMatrix>>& PackedFor(CpuActivations activations) {
+    return activations == CpuActivations::kInt8 ? packed_for_int8 : packed;
+  }
+  const std::vector<std::unique_ptr<PackedMatrix>>& PackedFor(CpuActivations activations) const {
+    return activations == CpuActivations::kInt8 ? packed_for_int8 : packed;
   }
 
   void FillX(int32_t num_rows, uint32_t seed) {
@@ -98,7 +107,7 @@ struct LinearCall {
     std::vector<float> y(y_before.begin() + static_cast<int64_t>(first) * (out_cols + pad),
                          y_before.begin() + static_cast<int64_t>(first + count) * (out_cols + pad));
     std::vector<const PackedMatrix*> weights;
-    for (const auto& weight : packed) weights.push_back(weight.get());
+    for (const auto& weight : PackedFor(activations)) weights.push_back(weight.get());
     const float* x_rows = x.data() + static_cast<int64_t>(first) * (cols + pad);
     LinearScratch scratch;
     LinearCpu(pool, scratch,

@@ -118,10 +118,10 @@ constexpr double kF32Tolerance = 2e-6, kWordTolerance = 6e-5;
 
 double ToleranceOf(const LinearCall& call, CpuActivations activations) {
   bool words = false;
-  for (const auto& weight : call.packed) {
+  for (const auto& weight : call.PackedFor(activations)) {
     words = words || static_cast<const cpu::CpuMatrix&>(*weight).shape().has_words();
   }
-  return words && activations == CpuActivations::kInt8 ? kWordTolerance : kF32Tolerance;
+  return words ? kWordTolerance : kF32Tolerance;
 }
 
 TEST_P(LinearTest, AgreesWithFloat64OnTheDequantizedWeights) {

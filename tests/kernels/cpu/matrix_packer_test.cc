@@ -20,6 +20,7 @@ using quant::Matrix;
 using ::testing::HasSubstr;
 
 constexpr int32_t kMultiple = MatrixPacker::kRowMultiple;
+constexpr auto kActivations = CpuActivations::kInt8;
 
 Matrix Rows(const Matrix& matrix, int32_t first, int32_t count) {
   Matrix piece = matrix;
@@ -47,11 +48,11 @@ Bits BitsOf(const PackedMatrix& matrix) {
   }
   return bits;
 }
-Bits Whole(const Matrix& matrix) { return BitsOf(*PackCpu(matrix).value()); }
+Bits Whole(const Matrix& matrix) { return BitsOf(*PackCpu(matrix, kActivations).value()); }
 
 // Adds all pieces of one multiple each, in the order of `order`; then again if Finish asks for it.
 Bits InPieces(const Matrix& matrix, const std::vector<int32_t>& order, int* passes) {
-  CpuMatrixPacker packer(matrix.rows, nullptr);
+  CpuMatrixPacker packer(matrix.rows, kActivations, nullptr);
   std::unique_ptr<PackedMatrix> packed;
   for (*passes = 0; packed == nullptr && *passes < 3; ++*passes) {
     for (const int32_t piece : order) {
@@ -87,7 +88,7 @@ TEST(MatrixPackerTest, PiecesInAnyOrderGiveTheBitsOfTheWhole) {
 
 TEST(MatrixPackerTest, OnePieceIsTheWhole) {
   const Matrix matrix = quant::RandomMatrix({.rows = 37}, 1);
-  CpuMatrixPacker packer(37, nullptr);
+  CpuMatrixPacker packer(37, kActivations, nullptr);
   ASSERT_TRUE(packer.Add(0, matrix).ok());
   EXPECT_EQ(BitsOf(*packer.Finish()), Whole(matrix));
 }
@@ -122,7 +123,7 @@ TEST(MatrixPackerTest, ThreadsMayAddAtOnce) {
   const int32_t num_pieces = 32;
   Matrix matrix = quant::RandomMatrix({.rows = num_pieces * kMultiple, .offsets = true}, 7);
   matrix.scales.back() = 0.1f;
-  CpuMatrixPacker packer(matrix.rows, nullptr);
+  CpuMatrixPacker packer(matrix.rows, kActivations, nullptr);
   std::unique_ptr<PackedMatrix> packed;
   for (int pass = 0; pass < 2 && packed == nullptr; ++pass) {
     std::atomic<int32_t> next{0};
@@ -144,10 +145,11 @@ TEST(MatrixPackerTest, ThreadsMayAddAtOnce) {
 TEST(MatrixPackerTest, RefusesWhatPackRefuses) {
   Matrix broken = quant::RandomMatrix({.rows = 16}, 1);
   broken.codes.pop_back();
-  CpuMatrixPacker packer(16, nullptr);
+  CpuMatrixPacker packer(16, kActivations, nullptr);
   EXPECT_EQ(packer.Add(0, broken).code(), absl::StatusCode::kInvalidArgument);
   const Matrix narrow = quant::RandomMatrix({.format = Format::kInt8, .cols = 48, .group = 16}, 1);
-  EXPECT_EQ(CpuMatrixPacker(16, nullptr).Add(0, narrow).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(CpuMatrixPacker(16, kActivations, nullptr).Add(0, narrow).code(),
+            absl::StatusCode::kUnimplemented);
 }
 
 }  // namespace

@@ -51,7 +51,10 @@ std::vector<quant::Matrix> Samples() {
   return all;
 }
 
-std::unique_ptr<PackedMatrix> Pack(const quant::Matrix& matrix) { return PackCpu(matrix).value(); }
+std::unique_ptr<PackedMatrix> Pack(const quant::Matrix& matrix,
+                                   CpuActivations activations = CpuActivations::kInt8) {
+  return PackCpu(matrix, activations).value();
+}
 
 std::vector<float> Values(const PackedMatrix& matrix) {
   std::vector<float> values(int64_t{matrix.rows()} * matrix.cols());
@@ -185,15 +188,17 @@ quant::Matrix Portable(quant::Matrix matrix) {
 // record the digest that this test prints.
 TEST(PackedBytesTest, TheBytesAreThoseOfTheLayoutVersion) {
   uint64_t hash = 0xcbf29ce484222325;
-  for (const quant::Matrix& matrix : Samples()) {
-    const auto packed = Pack(Portable(matrix));
-    const PackedBytes bytes = BytesOf(*packed);
-    const auto* header = reinterpret_cast<const uint8_t*>(bytes.header.data());
-    hash = Digest(absl::MakeConstSpan(header, bytes.header.size()), hash);
-    for (const auto& section : bytes.sections) hash = Digest(section, hash);
+  for (const auto activations : {CpuActivations::kInt8, CpuActivations::kF32}) {
+    for (const quant::Matrix& matrix : Samples()) {
+      const auto packed = Pack(Portable(matrix), activations);
+      const PackedBytes bytes = BytesOf(*packed);
+      const auto* header = reinterpret_cast<const uint8_t*>(bytes.header.data());
+      hash = Digest(absl::MakeConstSpan(header, bytes.header.size()), hash);
+      for (const auto& section : bytes.sections) hash = Digest(section, hash);
+    }
   }
-  EXPECT_EQ(kPackedLayoutVersion, 3u);
-  EXPECT_EQ(hash, 11078515793062114405u)
+  EXPECT_EQ(kPackedLayoutVersion, 4u);
+  EXPECT_EQ(hash, 17412338669984613152u)
       << "if the layout changed on purpose, raise kPackedLayoutVersion";
 }
 

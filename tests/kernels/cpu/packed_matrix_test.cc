@@ -138,8 +138,9 @@ TEST(PackedMatrixTest, FourColumnsAreOneLane) {
 
 CpuMatrix& AsCpu(PackedMatrix& packed) { return static_cast<CpuMatrix&>(packed); }
 
-std::unique_ptr<PackedMatrix> Pack(const quant::Matrix& matrix) {
-  auto packed = PackCpu(matrix);
+std::unique_ptr<PackedMatrix> Pack(const quant::Matrix& matrix,
+                                   CpuActivations activations = CpuActivations::kF32) {
+  auto packed = PackCpu(matrix, activations);
   EXPECT_TRUE(packed.ok()) << packed.status();
   return std::move(*packed);
 }
@@ -225,17 +226,20 @@ TEST(PackCpuTest, NativeFormatsCostTheirFilesBytes) {
 }
 
 TEST(PackCpuTest, ScalesAreF16WhereThatIsExact) {
-  quant::Matrix matrix = quant::RandomMatrix({.rows = 32, .cols = 64}, 1);
-  EXPECT_EQ(Pack(matrix)->size_bytes(),
-            32 * 64 / 2 + 32 * 2 * 2 + 32 * 4);  // codes, f16 scales, the units of their words
-  matrix.scales[7] = 0.1f;
+  quant::Matrix matrix = quant::RandomMatrix({.rows = 32, .cols = 64, .offsets = true}, 1);
   EXPECT_EQ(Pack(matrix)->size_bytes(), 32 * 64 / 2 + 32 * 2 * 4);
+  EXPECT_EQ(Pack(matrix, CpuActivations::kInt8)->size_bytes(),
+            32 * 64 / 2 + 32 * 2 * 4 + 32 * 4);  // words of as many bytes, and their units
+  matrix.scales[7] = 0.1f;
+  for (const auto activations : {CpuActivations::kF32, CpuActivations::kInt8}) {
+    EXPECT_EQ(Pack(matrix, activations)->size_bytes(), 32 * 64 / 2 + 32 * 2 * 8);
+  }
 }
 
 // The smallest power of two for which scales, and offsets centred at code 8, fit their words.
 TEST(PackCpuTest, UnitsAreTheSmallestThatWordsFit) {
   const auto largest_words = [](const quant::Matrix& matrix, int32_t row) {
-    const auto packed = Pack(matrix);
+    const auto packed = Pack(matrix, CpuActivations::kInt8);
     const float unit = AsCpu(*packed).block(row / 16).units[row % 16];
     int exponent;
     EXPECT_EQ(std::frexp(unit, &exponent), 0.5f) << "row " << row;
@@ -256,17 +260,44 @@ TEST(PackCpuTest, UnitsAreTheSmallestThatWordsFit) {
   }
   std::fill(matrix.scales.begin(), matrix.scales.end(), 0.0f);
   std::fill(matrix.offsets.begin(), matrix.offsets.end(), 0.0f);
-  EXPECT_EQ(AsCpu(*Pack(matrix)).block(0).units[3], 1.0f);
-  EXPECT_EQ(AsCpu(*Pack(matrix)).block(2).units[15], 1.0f);          // a row of padding
+  const auto zeros = Pack(matrix, CpuActivations::kInt8);
+  EXPECT_EQ(AsCpu(*zeros).block(0).units[3], 1.0f);
+  EXPECT_EQ(AsCpu(*zeros).block(2).units[15], 1.0f);                 // a row of padding
   std::fill(matrix.scales.begin(), matrix.scales.end(), -0x1p-24f);  // the smallest f16
   EXPECT_LE(largest_words(matrix, 0).first, kMaxScaleWord);
   std::fill(matrix.scales.begin(), matrix.scales.end(), 65504.0f);  // the largest
   EXPECT_LE(largest_words(matrix, 0).first, kMaxScaleWord);
   // Others have none.
   for (const bool f16 : {false, true}) {
-    const auto packed = Pack(quant::RandomMatrix(
-        {.format = f16 ? Format::kInt8 : Format::kInt4Affine, .rows = 16, .f16_scales = f16}, 5));
+    const auto packed = Pack(
+        quant::RandomMatrix(
+            {.format = f16 ? Format::kInt8 : Format::kInt4Affine, .rows = 16, .f16_scales = f16},
+            5),
+        CpuActivations::kInt8);
     EXPECT_EQ(AsCpu(*packed).block(0).units, nullptr);
+  }
+}
+
+// scale * (code - 8) + centred offset, each within half of its word; the f32 reading of a weight
+// without offsets is scale * code.
+TEST(PackCpuTest, WordsAreTheNearestToScalesAndOffsets) {
+  for (const int32_t group : {32, 96, 288}) {
+    for (const bool offsets : {false, true}) {
+      quant::Matrix matrix =
+          quant::RandomMatrix({.rows = 21, .cols = 288, .group = group, .offsets = offsets}, 9);
+      for (size_t i = 0; i < matrix.scales.size(); i += 2) matrix.scales[i] *= 0x1p6f;
+      const auto packed = Pack(matrix, CpuActivations::kInt8);
+      for (int32_t n = 0; n < matrix.rows; ++n) {
+        const float unit = AsCpu(*packed).block(n / 16).units[n % 16];
+        std::vector<float> expected(matrix.cols), found(matrix.cols);
+        quant::DequantizeRow(matrix, n, expected.data());
+        AsCpu(*packed).DequantizeRow(n, found.data());
+        for (int32_t k = 0; k < matrix.cols; ++k) {
+          ASSERT_NEAR(found[k], expected[k], unit * (offsets ? 8 * 0.5f + 8 : 15 * 0.5f) * 1.01f)
+              << "group " << group << " row " << n << " column " << k;
+        }
+      }
+    }
   }
 }
 
@@ -310,7 +341,8 @@ TEST(PackCpuTest, RowBlocksAreAligned) {
 
 TEST(PackCpuTest, IntegersNeedColumnsInMultiplesOf32) {
   const auto narrow =
-      PackCpu(quant::RandomMatrix({.format = Format::kInt8, .cols = 48, .group = 16}, 1));
+      PackCpu(quant::RandomMatrix({.format = Format::kInt8, .cols = 48, .group = 16}, 1),
+              CpuActivations::kF32);
   EXPECT_EQ(narrow.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(narrow.status().message()),
               HasSubstr("48 columns, needs a multiple of 32"));
@@ -319,7 +351,8 @@ TEST(PackCpuTest, IntegersNeedColumnsInMultiplesOf32) {
 TEST(PackCpuTest, RefusesWhatValidateRefuses) {
   quant::Matrix matrix = quant::RandomMatrix({}, 1);
   matrix.codes.pop_back();
-  EXPECT_EQ(PackCpu(matrix).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PackCpu(matrix, CpuActivations::kF32).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ TEST(CpuPlannedBytes, AreWhatPackingTakes) {
       {.rows = 130, .cols = 256, .group = 64, .f16_scales = false},
       {.rows = 130, .cols = 256, .group = 16, .offsets = true},
       {.rows = 130, .cols = 256, .group = 256},
+      {.rows = 130, .cols = 96, .offsets = true},  // an odd number of groups
       {.format = Format::kLut4, .rows = 130, .cols = 256, .e8m0_scales = true},
       {.format = Format::kQ4K, .rows = 130, .cols = 256},
       {.format = Format::kQ5K, .rows = 130, .cols = 256},
@@ -45,10 +46,13 @@ TEST(CpuPlannedBytes, AreWhatPackingTakes) {
       {.format = Format::kF32, .rows = 130, .cols = 256, .group = 0},
   };
   for (const RandomSpec& spec : specs) {
-    const auto packed = PackCpu(quant::RandomMatrix(spec, 1), nullptr);
-    ASSERT_TRUE(packed.ok()) << packed.status();
-    EXPECT_EQ(PlannedBytes(PlanOf(spec)), (*packed)->size_bytes())
-        << quant::FormatName(spec.format) << " group " << spec.group << " offsets " << spec.offsets;
+    for (const auto activations : {CpuActivations::kF32, CpuActivations::kInt8}) {
+      const auto packed = PackCpu(quant::RandomMatrix(spec, 1), activations);
+      ASSERT_TRUE(packed.ok()) << packed.status();
+      EXPECT_EQ(PlannedBytes(PlanOf(spec), activations), (*packed)->size_bytes())
+          << quant::FormatName(spec.format) << " group " << spec.group << " offsets "
+          << spec.offsets;
+    }
   }
 }
 
@@ -58,19 +62,21 @@ TEST(CpuPlannedBytes, OffsetsThatAreAZeroPointAreLeftOut) {
   for (size_t i = 0; i < matrix.scales.size(); ++i) matrix.offsets[i] = -8 * matrix.scales[i];
   PlannedMatrix plan = PlanOf(spec);
   plan.zero_point = true;
-  EXPECT_EQ(PlannedBytes(plan), PackCpu(matrix, nullptr).value()->size_bytes());
+  for (const auto activations : {CpuActivations::kF32, CpuActivations::kInt8}) {
+    EXPECT_EQ(PlannedBytes(plan, activations), PackCpu(matrix, activations).value()->size_bytes());
+  }
 }
 
 TEST(CheckMemoryPlan, OneByteTooManyIsRefusedWithTheSum) {
   const std::vector<PlannedMatrix> matrices = {PlanOf({.format = Format::kF32, .group = 0})};
-  const int64_t matrix = PlannedBytes(matrices[0]);
+  const int64_t matrix = PlannedBytes(matrices[0], CpuActivations::kF32);
   MemoryPlan plan;
   plan.matrices = matrices;
   plan.weights = 10;
   plan.kv_cache = 200;
   plan.activations = 3000;
-  EXPECT_TRUE(CheckMemoryPlan(plan, matrix + 3210).ok());
-  const absl::Status status = CheckMemoryPlan(plan, matrix + 3209);
+  EXPECT_TRUE(CheckMemoryPlan(plan, CpuActivations::kF32, matrix + 3210).ok());
+  const absl::Status status = CheckMemoryPlan(plan, CpuActivations::kF32, matrix + 3209);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("KV cache 200"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--kv-cache-mib"));
