@@ -39,6 +39,13 @@ bool OffsetsAreAZeroPoint(const quant::Matrix& matrix) {
   return true;
 }
 
+// Words have no infinity and no NaN, which must not look like weights.
+bool ScalesAreFinite(const quant::Matrix& matrix) {
+  const auto finite = [](float x) { return std::isfinite(x); };
+  return std::all_of(matrix.scales.begin(), matrix.scales.end(), finite) &&
+         std::all_of(matrix.offsets.begin(), matrix.offsets.end(), finite);
+}
+
 // Groups that are no multiple of 32 columns: one scale every 16 then.
 bool IsNarrow(const quant::Matrix& matrix) { return matrix.group % kGroup != 0; }
 
@@ -78,7 +85,7 @@ ScaleType ScaleTypeOf(const quant::Matrix& matrix, const PackFacts& facts) {
   if (matrix.format == Format::kQ6K) return ScaleType::kQ6K;
   if (matrix.format == Format::kLut4 && facts.scales_fit_e8m0) return ScaleType::kE8m0;
   if (!facts.scales_fit_f16) return ScaleType::kF32;
-  const bool words = facts.meets_int8_only && StorageOf(matrix) == Storage::kInt4;
+  const bool words = facts.words_serve && StorageOf(matrix) == Storage::kInt4;
   return words ? ScaleType::kWords : ScaleType::kF16;
 }
 
@@ -96,7 +103,7 @@ PackFacts FactsOf(const quant::Matrix& matrix, CpuActivations activations) {
   return {.scales_fit_f16 = fit,
           .scales_fit_e8m0 = quant::ScalesFitE8m0(matrix),
           .offsets_are_a_zero_point = fit && OffsetsAreAZeroPoint(matrix),
-          .meets_int8_only = activations == CpuActivations::kInt8};
+          .words_serve = activations == CpuActivations::kInt8 && ScalesAreFinite(matrix)};
 }
 
 CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const PackFacts& facts) {

@@ -16,12 +16,12 @@
 // Scales are an array of their own, [row block][cols / group][16], f16 where that is exact and f32
 // otherwise (lut4: e8m0 where all are powers of two), each 16 followed by their 16 offsets where
 // the matrix has any. Int4 offsets of exactly -8 * scale (Q4_0), and int5 ones of -16 * scale
-// (Q5_0), become a zero point. Where only int8 activations will meet them, int4's f16 scales and
-// offsets are words instead (linear_kernels.h), of the same bytes: a row block's units, f32 [16],
-// then for groups of 32, for each pair, s16 scales [16][2] and, where the zero point is 0 (even if
-// all offsets are), offsets [16][2]; for larger groups [16] of each a group. Scales whose group is
-// not a multiple of 32 are repeated to one every 16 columns. The k-quants keep what their files
-// hold, per row block and super-block of 256 columns:
+// (Q5_0), become a zero point. Where only int8 activations will meet them, int4's finite f16 scales
+// and offsets are words instead (linear_kernels.h), of the same bytes: a row block's units, f32
+// [16], then for groups of 32, for each pair, s16 scales [16][2] and, where the zero point is 0
+// (even if all offsets are), offsets [16][2]; for larger groups [16] of each a group. Scales whose
+// group is not a multiple of 32 are repeated to one every 16 columns. The k-quants keep what their
+// files hold, per row block and super-block of 256 columns:
 //   Q4_K, Q5_K  f16 d[16], f16 -dmin[16]; for each of eight sub-blocks 16 bytes: a nibble of the
 //               scale, and above it one of the min; then 64 bytes with their upper two bits
 //   Q6_K        f16 d[16]; for each of sixteen sub-blocks 16 s8 scales
@@ -134,13 +134,13 @@ struct PackFacts {
   bool scales_fit_f16 = true;  // offsets too
   bool scales_fit_e8m0 = true;
   bool offsets_are_a_zero_point = true;  // -8 scales of int4, -16 of int5, and those fit f16
-  bool meets_int8_only = true;           // CpuActivations::kInt8
+  bool words_serve = true;  // int8 activations alone meet it, and its scales are finite
 
   PackFacts operator&(const PackFacts& other) const {
     return {.scales_fit_f16 = scales_fit_f16 && other.scales_fit_f16,
             .scales_fit_e8m0 = scales_fit_e8m0 && other.scales_fit_e8m0,
             .offsets_are_a_zero_point = offsets_are_a_zero_point && other.offsets_are_a_zero_point,
-            .meets_int8_only = meets_int8_only && other.meets_int8_only};
+            .words_serve = words_serve && other.words_serve};
   }
   bool operator==(const PackFacts&) const = default;
 };

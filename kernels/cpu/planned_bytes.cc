@@ -19,7 +19,7 @@ int64_t PlannedBytes(const PlannedMatrix& planned, CpuActivations activations) {
   const PackFacts facts{.scales_fit_f16 = !planned.f32_scales,
                         .scales_fit_e8m0 = true,
                         .offsets_are_a_zero_point = planned.zero_point,
-                        .meets_int8_only = activations == CpuActivations::kInt8};
+                        .words_serve = activations == CpuActivations::kInt8};
   const auto sections = CpuMatrix::SectionBytes(ChooseShape(matrix, planned.rows, facts));
   return std::accumulate(sections.begin(), sections.end(), int64_t{0});
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "tests/kernels/cpu/op_fixture.h"
+#include "tests/kernels/quant/random_matrix.h"
 
 namespace nibble {
 namespace {
@@ -127,6 +128,26 @@ TEST(BackendTest, PacksAndMultipliesAWeight) {
   embed.out = RowsOf(x, 1, 32);
   backend->Embed(embed);
   EXPECT_EQ(x[0], 5.0f);
+}
+
+// Int4 with f16 scales is packed for int8 activations alone (packed_matrix.h), other formats are
+// not; a cache file of the one kind is never taken for the other.
+TEST(BackendTest, WhatWasPackedForInt8IsRefusedWhereActivationsAreOthers) {
+  const auto int8 = MakeBackend(CpuIsa::kAuto, 1);
+  const auto int4_matrix = quant::RandomMatrix({.rows = 16, .cols = 64, .offsets = true}, 1);
+  const auto int8_matrix =
+      quant::RandomMatrix({.format = quant::Format::kInt8, .rows = 16, .cols = 64}, 1);
+  const auto int4_packed = int8->Pack(int4_matrix).value();
+  const auto int8_packed = int8->Pack(int8_matrix).value();
+  EXPECT_TRUE(int8->FromBytes(int8->ToBytes(*int4_packed), nullptr).ok());
+  for (const auto activations : {CpuActivations::kInt16, CpuActivations::kF32}) {
+    const auto other = MakeBackend(CpuIsa::kAuto, 1, activations);
+    EXPECT_NE(other->packed_layout().name, int8->packed_layout().name);
+    EXPECT_TRUE(other->FromBytes(int8->ToBytes(*int8_packed), nullptr).ok());
+    const auto refused = other->FromBytes(int8->ToBytes(*int4_packed), nullptr);
+    ASSERT_EQ(refused.status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("int8 activations"));
+  }
 }
 
 TEST(BackendTest, AnIdBelowZeroIsATokenThatWasDrawn) {

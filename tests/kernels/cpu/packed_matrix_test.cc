@@ -236,6 +236,22 @@ TEST(PackCpuTest, ScalesAreF16WhereThatIsExact) {
   }
 }
 
+// Infinity and NaN stay what they are: words have neither.
+TEST(PackCpuTest, ScalesThatAreNotFiniteAreKeptAsF16) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const float value : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
+    for (const bool in_offsets : {false, true}) {
+      quant::Matrix matrix = quant::RandomMatrix({.rows = 16, .cols = 64, .offsets = true}, 1);
+      (in_offsets ? matrix.offsets : matrix.scales)[5] = value;  // of row 2
+      const auto packed = Pack(matrix, CpuActivations::kInt8);
+      EXPECT_EQ(AsCpu(*packed).shape().scale_type, ScaleType::kF16);
+      std::vector<float> row(matrix.cols);
+      AsCpu(*packed).DequantizeRow(2, row.data());
+      EXPECT_FALSE(std::isfinite(row[33]));
+    }
+  }
+}
+
 // The smallest power of two for which scales, and offsets centred at code 8, fit their words.
 TEST(PackCpuTest, UnitsAreTheSmallestThatWordsFit) {
   const auto largest_words = [](const quant::Matrix& matrix, int32_t row) {
