@@ -60,7 +60,6 @@ struct Avx2Ints {
   static Ints ShiftRight(Ints x) {
     return _mm256_srli_epi32(x, kBits);
   }
-  static Ints AsInts(Floats x) { return _mm256_castps_si256(x); }
   static Floats AsFloats(Ints x) { return _mm256_castsi256_ps(x); }
   // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
   static Ints AddPairs(Ints words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }

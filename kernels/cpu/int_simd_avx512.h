@@ -59,7 +59,6 @@ struct Avx512Ints {
   static Ints ShiftRight(Ints x) {  // zeros come in
     return _mm512_srli_epi32(x, kBits);
   }
-  static Ints AsInts(Floats x) { return _mm512_castps_si512(x); }
   static Floats AsFloats(Ints x) { return _mm512_castsi512_ps(x); }
   // Neighbouring 16-bit sums, widened and added: a lane is then an output feature.
   static Ints AddPairs(Ints words) { return _mm512_madd_epi16(words, _mm512_set1_epi16(1)); }

@@ -98,9 +98,6 @@ struct NeonInts {
   static Ints ShiftRight(Ints x) {
     return {{ShiftRightOf<kBits>(x.val[0]), ShiftRightOf<kBits>(x.val[1])}};
   }
-  static Ints AsInts(Floats x) {
-    return {{vreinterpretq_s32_f32(x.val[0]), vreinterpretq_s32_f32(x.val[1])}};
-  }
   static Floats AsFloats(Ints x) {
     return {{vreinterpretq_f32_s32(x.val[0]), vreinterpretq_f32_s32(x.val[1])}};
   }

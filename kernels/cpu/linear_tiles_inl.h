@@ -151,7 +151,7 @@ StripFunction Int4StripFor(const WeightBlock& weight) {
     return GroupStrip<V, Int4Chunk<V>, Q4KScales<V>, T, 0>;
   }
   const bool zero = weight.zero_point == 0;
-  if (weight.scale_type == ScaleType::kF16) {  // of activations that words are too coarse for
+  if (weight.scale_type == ScaleType::kF16) {  // that words are too coarse for, or cannot say
     return zero ? PlainStripFor<V, Int4Chunk<V>, T, 0, 0, true>(weight)
                 : PlainStripFor<V, Int4Chunk<V>, T, 3, 0, true>(weight);
   }

@@ -103,7 +103,8 @@ PackFacts FactsOf(const quant::Matrix& matrix, CpuActivations activations) {
   return {.scales_fit_f16 = fit,
           .scales_fit_e8m0 = quant::ScalesFitE8m0(matrix),
           .offsets_are_a_zero_point = fit && OffsetsAreAZeroPoint(matrix),
-          .words_serve = activations == CpuActivations::kInt8 && ScalesAreFinite(matrix)};
+          .words_serve = activations == CpuActivations::kInt8 && fit &&
+                         StorageOf(matrix) == Storage::kInt4 && ScalesAreFinite(matrix)};
 }
 
 CpuMatrix::Shape ChooseShape(const quant::Matrix& matrix, int32_t rows, const PackFacts& facts) {

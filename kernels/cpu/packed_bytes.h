@@ -1,7 +1,8 @@
 // A CpuMatrix as the bytes of Backend::ToBytes, and back, whatever the bytes claim.
 //
 // The header is seven i32 in the machine's byte order, which the file around it has to record:
-//   rows, cols, group, zero point, storage, scales are f16 (0 or 1), has offsets (0 or 1)
+//   rows, cols, group, zero point, storage, scale type, has offsets (0 or 1)
+// and then the table of kLut4, f32 [16].
 // The sections are CpuMatrix's own: codes, scales.
 #pragma once
 

@@ -134,7 +134,7 @@ struct PackFacts {
   bool scales_fit_f16 = true;  // offsets too
   bool scales_fit_e8m0 = true;
   bool offsets_are_a_zero_point = true;  // -8 scales of int4, -16 of int5, and those fit f16
-  bool words_serve = true;  // int8 activations alone meet it, and its scales are finite
+  bool words_serve = true;  // for int4: int8 activations alone meet it, its scales are finite
 
   PackFacts operator&(const PackFacts& other) const {
     return {.scales_fit_f16 = scales_fit_f16 && other.scales_fit_f16,
